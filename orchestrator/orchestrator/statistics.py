@@ -46,9 +46,7 @@ def _quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def bootstrap_mean(
-    values: Sequence[float], resamples: int = 2000, seed: int = 0, clusters: Sequence[Hashable] | None = None
-) -> Interval:
+def bootstrap_mean(values: Sequence[float], resamples: int = 2000, seed: int = 0, clusters: Sequence[Hashable] | None = None) -> Interval:
     """The mean of `values` with a 95 % percentile bootstrap interval (Efron 1979), in the unit of the values.
 
     Values of the same task are not independent: `clusters` names the task of each value, and whole tasks are drawn.

@@ -1,0 +1,68 @@
+# What a person types. Every target installs what it needs.
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+CONFIG ?= configs/quickstart.yaml
+MODEL ?=
+ONLY ?=
+export UV_HTTP_TIMEOUT ?= 180
+export UV_LINK_MODE ?= hardlink
+# What pip is told about where packages are holds for uv too. SSL_CERT_FILE is honoured by both.
+export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr ' ' ',')
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+UV := .venv/bin/uv
+ETO := .venv/bin/eto
+READY := .venv/.ready services/env-sciworld/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready
+
+.PHONY: help install quickstart test check bench soak up down clean lock
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+install: $(READY) ## make the virtual environments (one per service)
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: .venv/bin/uv orchestrator/requirements-dev.txt orchestrator/pyproject.toml
+	$(UV) pip install --quiet --python .venv -r orchestrator/requirements-dev.txt
+	$(UV) pip install --quiet --python .venv --no-deps -e orchestrator
+	@touch $@
+
+services/env-sciworld/.venv/.ready: .venv/bin/uv $(wildcard services/env-sciworld/requirements*.txt services/env-*/pyproject.toml)
+	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
+	$(UV) pip install --quiet --python $(@D) -r services/env-sciworld/requirements.txt -r services/env-sciworld/requirements-dev.txt
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-sciworld
+	@touch $@
+
+# torch comes by itself, with what its build needs: nothing for the CPU build, the CUDA libraries for PyPI's.
+services/policy/.venv/.ready: .venv/bin/uv $(wildcard services/policy/requirements*.txt services/policy/pyproject.toml services/policy/*/pyproject.toml)
+	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
+	$(UV) pip install --quiet --python $(@D) --no-deps -r services/policy/requirements.txt
+	$(UV) pip install --quiet --python $(@D) torch==2.13.0
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/policy -e services/policy/vllm-name
+	@touch $@
+
+services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirements*.txt services/trainer/pyproject.toml)
+	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
+	$(UV) pip install --quiet --python $(@D) -r services/trainer/requirements.txt -r services/trainer/requirements-dev.txt
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/trainer
+	@touch $@
+
+quickstart: install ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
+	$(ETO) run $(CONFIG) $(if $(MODEL),--set model=$(MODEL))
+
+up: install ## start the services as local processes
+	$(ETO) services up
+
+down: ## stop them
+	$(ETO) services down
+
+clean: ## stop services; remove virtual environments, caches and local state (runs are kept)
+	@test ! -x $(ETO) || $(ETO) services down
+	rm -rf .venv services/*/.venv .eto .ruff_cache .mypy_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

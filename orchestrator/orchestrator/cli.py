@@ -1,0 +1,211 @@
+"""The command `eto`. Imports that take time happen inside the commands, so that --help is instant."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="eto",
+    help="Trial-and-error training for LLM agents: experts, rollouts, pairs, training, and the whole ETO loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
+app.add_typer(services_app, name="services")
+
+RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
+Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    from orchestrator.config import ConfigError
+
+    values = {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {pair}: must be KEY=VALUE, such as rollout.concurrency=16.")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine; SIGTERM ends it as Ctrl-C does, so that what it started is stopped."""
+    import signal
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - inside asyncio.run
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await work
+
+    asyncio.run(main())
+
+
+@app.command()
+def run(
+    config: Config,
+    runs: RunsDir = Path("runs"),
+    settings: Set = None,
+    keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and stop.")] = False,
+) -> None:
+    """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
+    from orchestrator import pipeline
+    from orchestrator.config import load_config
+    from orchestrator.progress import Display
+    from orchestrator.run_store import open_run
+
+    loaded = load_config(config, _overrides(settings))
+    if dry_run:
+        for stage in pipeline.plan(loaded):
+            typer.echo(f"{stage.name:<18} {stage.kind:<9} needs {', '.join(stage.needs) or 'nothing'}")
+        return
+    display = Display()
+    store = open_run(runs, loaded)
+    with store.locked():
+        _run(pipeline.run(loaded, store, display, keep_services))
+        _report(store.path, display.console)
+
+
+def _report(path: Path, console: Any) -> None:
+    from orchestrator.report import render_table, write_report
+
+    console.print(render_table(write_report(path)))
+    console.print(f"{path / 'report.html'}  (and report.json)", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]) -> None:
+    """Print a run's table and write its report.json and report.html."""
+    from rich.console import Console
+
+    from orchestrator.run_store import RunStoreError
+
+    if not (run_dir / "manifest.json").exists():
+        raise RunStoreError(f"{run_dir} is no run directory (it has no manifest.json). Runs are in the folder `runs`.")
+    _report(run_dir, Console())
+
+
+@app.command()
+def experts(
+    split: Annotated[str, typer.Option(help="Split of the environment.")],
+    out: Annotated[Path, typer.Option(help="JSON-lines file of episodes; what it holds is not played again.")],
+    env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
+    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
+    per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write expert trajectories: the environment's own gold paths, replayed, with first-person thoughts."""
+    from orchestrator import commands
+    from orchestrator.config import TaskSet
+
+    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed))
+
+
+@app.command()
+def rollout(
+    split: Annotated[str, typer.Option(help="Split of the environment.")],
+    out: Annotated[Path, typer.Option(help="JSON-lines file of episodes; what it holds is not played again.")],
+    policy: Annotated[str, typer.Option(help="Name of the player in the records.")] = "policy",
+    env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
+    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    policy_url: Annotated[str, typer.Option(help="An OpenAI-compatible server; its key from ETO_POLICY_TOKEN.")] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option(help="Model name in requests.")] = "policy",
+    types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
+    per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=8, help="New tokens per turn.")] = 512,
+    concurrency: Annotated[int, typer.Option(min=1, help="Episodes at a time.")] = 8,
+    example: Annotated[bool, typer.Option(help="Show the worked example (one-shot).")] = True,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Play episodes and write them down: evaluation or exploration. Started again, it plays what is missing."""
+    from orchestrator import commands
+    from orchestrator.config import RolloutSection, TaskSet
+
+    settings = RolloutSection(concurrency=concurrency, temperature=temperature, max_tokens=max_tokens, example=example)
+    tasks = TaskSet(split=split, types=types, per_type=per_type)
+    _run(commands.rollout(env, env_url, policy_url, model, policy, tasks, samples, settings, out, seed))
+
+
+@app.command()
+def pairs(
+    experts: Annotated[Path, typer.Option(help="Episodes of the expert.")],
+    explored: Annotated[Path, typer.Option(help="Episodes of the agent on the same tasks.")],
+    out: Annotated[Path, typer.Option(help="JSON-lines file of pairs to write.")],
+) -> None:
+    """Pair an agent's episodes with the expert's: the lower reward is rejected, ties are dropped."""
+    from orchestrator import commands
+
+    typer.echo(json.dumps(commands.make_pairs(experts, explored, out)))
+
+
+@app.command()
+def train(
+    job: Annotated[Path, typer.Argument(help="A job file (docs/formats.md, Training job).")],
+    accelerate: Annotated[Path | None, typer.Option(help="An accelerate config file.")] = None,
+) -> None:
+    """Run a training job on this machine and show its progress."""
+    from orchestrator import commands
+
+    _run(commands.train(job, accelerate))
+
+
+@services_app.command("up")
+def services_up(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+    """Start services and wait until they are ready."""
+    from orchestrator import commands
+
+    _run(commands.services_up(names))
+
+
+@services_app.command("down")
+def services_down(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+    """Stop services that were started here."""
+    from orchestrator import commands
+
+    commands.services_down(names)
+
+
+@services_app.command("status")
+def services_status(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, url, pid, ready}.")] = False,
+) -> None:
+    """Show which services run and whether they are ready."""
+    from orchestrator import commands
+
+    _run(commands.services_status(names, as_json))
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a fault that a person can mend is one message on standard error, exit code 2 (configuration) or 1."""
+    try:
+        app()
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("stopped. Run the same command again to go on.\n")
+        sys.exit(130)
+    except Exception as error:  # re-raised below unless it is one of ours
+        from orchestrator.faults import is_ours, is_usage
+
+        if not is_ours(error):
+            raise
+        sys.stderr.write(f"eto: {error}\n")
+        sys.exit(2 if is_usage(error) else 1)

@@ -1,0 +1,133 @@
+"""What the single commands of `eto` do; each is one stage's work on files and URLs given by hand."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from orchestrator import jsonl, pairs, process, services
+from orchestrator import rollout as rollouts
+from orchestrator.config import ConfigError, RolloutSection, TaskSet
+from orchestrator.env_client import EnvClient
+from orchestrator.episode import Assignment, Player
+from orchestrator.experts import GoldPolicy
+from orchestrator.launchers import local
+from orchestrator.policy_client import PolicyClient, Sampling
+from orchestrator.progress import Display
+from orchestrator.prompts import load_prompt
+from orchestrator.records import Episode
+from orchestrator.stages import choose_tasks
+
+#: Seconds that a single command waits for a service that does not answer.
+PATIENCE_S = 30.0
+
+
+async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int) -> None:
+    """`eto experts`."""
+    async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
+        player = Player(GoldPolicy(env), "expert", None, Sampling(), load_prompt(env_name))
+        concurrency = max(1, (await env.sessions())["max_sessions"] // 2)
+        await _play(env, player, tasks, 1, out, concurrency, seed)
+
+
+async def rollout(
+    env_name: str,
+    env_url: str,
+    policy_url: str,
+    model: str,
+    policy: str,
+    tasks: TaskSet,
+    samples: int,
+    settings: RolloutSection,
+    out: Path,
+    seed: int,
+) -> None:
+    """`eto rollout`."""
+    sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens)
+    async with (
+        EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env,
+        PolicyClient(policy_url, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
+    ):
+        player = Player(client, policy, None, sampling, load_prompt(env_name), settings.example)
+        await _play(env, player, tasks, samples, out, settings.concurrency, seed)
+
+
+async def _play(env: EnvClient, player: Player, tasks: TaskSet, samples: int, out: Path, concurrency: int, seed: int) -> None:
+    todo = [Assignment(task, tasks.split, sample, seed) for task in await choose_tasks(env, tasks) for sample in range(samples)]
+    display = Display()
+    with display.stage(out.name, "rollout") as progress:
+        progress.total(len(todo), "episodes")
+        run_id = f"eto-{out.resolve()}"
+        played = await rollouts.run(todo, env, player, out, concurrency=concurrency, run_id=run_id, finished=progress.episode)
+        scores = [e.score for e in played.episodes]
+        progress.finish(
+            {"episodes": len(scores), "mean_score": sum(scores) / len(scores), "success": sum(e.success for e in played.episodes)}
+        )
+
+
+def make_pairs(experts_file: Path, explored_file: Path, out: Path) -> dict[str, object]:
+    """`eto pairs`; returns the counts."""
+    successful = {e.task_id: e for e in jsonl.read(experts_file, Episode) if e.success}
+    made = pairs.make_pairs(jsonl.read(explored_file, Episode), successful)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    jsonl.write_all(out, made.pairs)
+    return made.summary()
+
+
+async def train(job_file: Path, accelerate: Path | None) -> None:
+    """`eto train`."""
+    try:
+        job: dict[str, Any] = json.loads(job_file.read_text())
+        output = Path(job["output"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{job_file} is no job file ({error}); see docs/formats.md, Training job.") from error
+    display = Display()
+    with display.stage(f"{job.get('method')} {output.name}", "train") as progress:
+        folder = output.parent / f"{output.name}.job"
+        await local.run_job(job, folder, progress.job, accelerate)
+        progress.finish({"output": str(output)})
+
+
+def _chosen(names: list[str] | None) -> list[process.Service]:
+    known = services.catalogue()
+    unknown = sorted(set(names or []) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown service {', '.join(unknown)}; known: {', '.join(known)}.")
+    return [make() for name, make in known.items() if not names or name in names]
+
+
+async def services_up(names: list[str] | None) -> None:
+    """`eto services up`."""
+    for service in _chosen(names):
+        typer.echo(f"{service.name}: starting...")
+        running = await services.ensure(service)
+        typer.echo(f"{service.name}: ready at {service.url}, pid {running.pid}")
+
+
+def services_down(names: list[str] | None) -> None:
+    """`eto services down`."""
+    running = [r for r in process.find_all() if not names or r.name in names]
+    for service in running:
+        process.stop(service)
+        typer.echo(f"{service.name}: stopped")
+    if not running:
+        typer.echo("nothing runs here")
+
+
+async def services_status(names: list[str] | None, as_json: bool) -> None:
+    """`eto services status`. A service that was started by a run under other settings is asked at its own URL."""
+    rows: list[dict[str, Any]] = []
+    chosen = _chosen(names)
+    ready = await asyncio.gather(*(s.ready() for s in chosen))
+    for service, answers in zip(chosen, ready, strict=True):
+        running = process.find(service.name)
+        pid = running.pid if running is not None and running.alive() else None
+        rows.append({"name": service.name, "url": service.url, "pid": pid, "ready": answers})
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        state = "ready" if row["ready"] else ("starting" if row["pid"] else "stopped")
+        typer.echo(f"{row['name']:<14} {state:<9} {row['url']}  {'pid ' + str(row['pid']) if row['pid'] else ''}")

@@ -1,0 +1,216 @@
+"""A run's configuration: one YAML file, validated before anything starts; faults are named with their path and line."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message lists every fault."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScratchModel(_Section):
+    """A small Llama-shaped model with its own tokenizer, trained from nothing on the expert trajectories: for demonstrations and tests."""
+
+    vocab_size: int = Field(2048, ge=300, description="tokens of the byte-level BPE tokenizer")
+    hidden_size: int = Field(256, ge=32)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+
+
+class EnvSection(_Section):
+    """The environment service."""
+
+    name: Literal["sciworld"] = "sciworld"
+    url: str | None = Field(None, description="where it runs; null: it is started here")
+    port: int = Field(8002, description="port when started here")
+    max_sessions: int = Field(8, ge=1, description="concurrent sessions when started here; ScienceWorld takes about 250 MB each")
+    prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+
+
+class PolicySection(_Section):
+    """The policy server."""
+
+    url: str | None = Field(None, description="an OpenAI-compatible server; null: vLLM is started here")
+    port: int = Field(8000, description="port when started here")
+    served_name: str = Field("policy", description="model name in requests")
+    max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
+    max_num_seqs: int = Field(32, ge=1, description="sequences decoded together when started here")
+    kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache when started here on a CPU, GiB")
+    compile: bool = Field(False, description="torch.compile: slower start, faster decoding")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class TaskSet(_Section):
+    """Some tasks of a split: all of its types or some, all tasks or the first so many of each type."""
+
+    split: str
+    types: list[str] | None = Field(None, description="task types; null: all")
+    per_type: int | None = Field(
+        None, ge=1, description="at most so many tasks of each type, evenly spread over the split's order; null: all"
+    )
+
+
+class RolloutSection(_Section):
+    """How episodes are played, in evaluation and exploration alike."""
+
+    concurrency: int = Field(8, ge=1, description="episodes at a time")
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=8, description="new tokens per turn")
+    stop: list[str] = Field(default_factory=list, description="strings that end a turn")
+    example: bool = Field(True, description="show the prompt's worked example (ETO's one-shot)")
+    max_steps: int | None = Field(None, ge=1, description="step limit; null: the task's own")
+    turn_timeout_s: float = Field(300.0, gt=0)
+    episode_deadline_s: float = Field(1800.0, gt=0)
+    patience_s: float = Field(600.0, gt=0, description="how long a service may be away before the run stops")
+
+
+class ExploreSection(_Section):
+    """Exploration's own sampling."""
+
+    samples: int = Field(1, ge=1, description="episodes per training task")
+    temperature: float = Field(0.0, ge=0, le=2)
+
+
+class TrainSection(_Section):
+    """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
+
+    epochs: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, ge=1, description="examples per optimiser step, over all processes")
+    micro_batch_size: int | None = Field(None, ge=1, description="examples per forward pass")
+    max_length: int | None = Field(None, ge=64, description="tokens of a conversation")
+    warmup_ratio: float | None = Field(None, ge=0, le=1)
+    scheduler: Literal["cosine", "constant_with_warmup", "linear"] | None = None
+    max_steps: int | None = Field(None, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    gradient_checkpointing: bool | None = None
+    lora: dict[str, Any] | None = None
+    beta: float | None = Field(None, gt=0, description="DPO's beta; ETO: 0.1 in iteration 1, 0.5 later")
+
+
+class TrainerSection(_Section):
+    """How training jobs are launched."""
+
+    accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
+
+
+class RunConfig(_Section):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder")
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: str | ScratchModel = DEFAULT_MODEL
+    env: EnvSection = EnvSection()
+    policy: PolicySection = PolicySection()
+    train_tasks: TaskSet
+    evaluate: list[TaskSet] = Field(min_length=1)
+    rollout: RolloutSection = RolloutSection()
+    explore: ExploreSection = ExploreSection()
+    sft: TrainSection = TrainSection()
+    dpo: TrainSection = TrainSection()
+    iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
+    trainer: TrainerSection = TrainerSection()
+
+    @model_validator(mode="after")
+    def _scratch_has_no_length_conflict(self) -> "RunConfig":
+        for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+            if section.max_length is not None and section.max_length > self.policy.max_model_len:
+                raise ValueError(
+                    f"{name}.max_length is {section.max_length} but policy.max_model_len is {self.policy.max_model_len}: "
+                    "the server could never be asked what was trained"
+                )
+        splits = [t.split for t in self.evaluate]
+        if len(set(splits)) != len(splits):
+            raise ValueError("evaluate: each split may stand there once")
+        return self
+
+    @property
+    def base_model(self) -> str:
+        """A name for the model before any training."""
+        return self.model if isinstance(self.model, str) else f"scratch-{self.model.hidden_size}x{self.model.layers}"
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read and validate a file; `overrides` are dotted keys, such as `rollout.concurrency`. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}. Give the path of a YAML file, such as configs/quickstart.yaml."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is empty or no mapping; see configs/quickstart.yaml for an example.")
+    for dotted, value in (overrides or {}).items():
+        _set(data, dotted.split("."), value)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault(fault, node) for fault in error.errors()]
+        raise ConfigError(f"{path} has {len(faults)} fault{'s' * (len(faults) > 1)}:\n" + "\n".join(faults)) from error
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{'.'.join(keys)} cannot be set: {key} is no section.")
+    data[keys[-1]] = value
+
+
+def _fault(fault: Any, node: yaml.Node | None) -> str:
+    loc = [p for p in fault["loc"] if p not in ("str", "ScratchModel")]  # pydantic's names for the branches of a union
+    line = _line(node, loc)
+    where = ".".join(str(p) for p in loc) or "the file"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        message = f"unknown key; known here: {', '.join(_known(loc[:-1]))}"
+    return f"  line {line}: {where}: {message}" if line else f"  {where}: {message}"
+
+
+def _line(node: yaml.Node | None, loc: list[Any]) -> int | None:
+    """The line of the deepest part of the path that the file holds."""
+    line = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if entry is None:
+                break
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _known(loc: list[Any]) -> list[str]:
+    """The keys of the section at a path."""
+    sections: dict[str, type[BaseModel]] = {
+        "": RunConfig,
+        "model": ScratchModel,
+        "env": EnvSection,
+        "policy": PolicySection,
+        "train_tasks": TaskSet,
+        "evaluate": TaskSet,
+        "rollout": RolloutSection,
+        "explore": ExploreSection,
+        "sft": TrainSection,
+        "dpo": TrainSection,
+        "trainer": TrainerSection,
+    }
+    return list(sections[str(loc[0]) if loc else ""].model_fields)

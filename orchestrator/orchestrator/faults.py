@@ -1,0 +1,25 @@
+"""The errors that a person can mend: shown as a message, without a traceback."""
+
+from orchestrator.config import ConfigError
+from orchestrator.env_client import SessionLost
+from orchestrator.http import Refused, Unavailable
+from orchestrator.jsonl import DataFileError
+from orchestrator.launchers.local import JobFailed
+from orchestrator.policy_client import SwapFailed
+from orchestrator.process import ServiceError
+from orchestrator.rollout import RolloutError
+from orchestrator.run_store import RunStoreError
+from orchestrator.stages import StageError
+
+USAGE = (ConfigError, RunStoreError, FileNotFoundError)
+OURS = (*USAGE, SessionLost, Refused, Unavailable, DataFileError, JobFailed, SwapFailed, ServiceError, RolloutError, StageError)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the message says all a person needs."""
+    return isinstance(error, OURS) or (isinstance(error, OSError) and error.filename is not None)
+
+
+def is_usage(error: BaseException) -> bool:
+    """Whether what was asked for cannot be done, as against something that failed on the way."""
+    return isinstance(error, USAGE)

@@ -1,0 +1,88 @@
+"""Training jobs as subprocesses of this machine, under accelerate when a config file is given."""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator import places
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+#: A progress line is short; a longer one is none of ours.
+LINE_LIMIT = 1 << 20
+
+
+class JobFailed(RuntimeError):
+    """A training job ended without a checkpoint."""
+
+
+def _die_with_parent() -> None:
+    """A job whose orchestrator was killed would train against the one that a resumed run starts."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def job_command(job_file: Path, accelerate: Path | None) -> list[str]:
+    """The command line of a job."""
+    python = str(places.service_python("trainer"))
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate)] if accelerate else []
+    return [python, *launcher, "-m", "trainer", str(job_file)]
+
+
+async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None], accelerate: Path | None = None) -> None:
+    """Run a job to its end, passing on its progress lines. Raises JobFailed; cancelling stops the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job_file, log = folder / "job.json", folder / "trainer.log"
+    job_file.write_text(json.dumps(job, indent=1))
+    error = ""
+    with open(log, "ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *job_command(job_file, accelerate),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            limit=LINE_LIMIT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        try:
+            async for line in process.stdout:
+                event = _event(line)
+                if event.get("event") == "error":
+                    error = str(event.get("message", ""))
+                progress(event)
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    await asyncio.wait_for(process.wait(), 20)
+                except TimeoutError:
+                    os.killpg(process.pid, signal.SIGKILL)
+    if code != 0:
+        raise JobFailed(
+            f"the {job['method']} job ended with {_exit(code)}: {error or _tail(log)}\nJob: {job_file}. Log: {log}. Run again to resume."
+        )
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _exit(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL (out of memory, or killed by hand)"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-10:])

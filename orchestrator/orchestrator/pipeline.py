@@ -1,0 +1,115 @@
+"""ETO as a list of stages (paper, figure 2), each done once: kill the run anywhere, start it again, and it goes on."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from orchestrator import stages
+from orchestrator.config import RunConfig, ScratchModel
+from orchestrator.placement import EnvPlacement, PolicyPlacement
+from orchestrator.progress import Display
+from orchestrator.run_store import RunStore, StageRecord, file_sha256, run_id
+
+OUTPUTS = (stages.EPISODES, stages.PAIRS, f"{stages.CHECKPOINT}/manifest.json")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the run: what it reads (`needs`, finished stages) and what it does."""
+
+    name: str
+    kind: str
+    needs: tuple[str, ...]
+    work: Callable[[stages.Context], Awaitable[dict[str, Any]]]
+
+
+def plan(config: RunConfig) -> list[Stage]:
+    """The stages of a run, in order."""
+    scratch = isinstance(config.model, ScratchModel)
+    base = "init" if scratch else "base"
+    base_needs = ("init",) if scratch else ()
+    steps = [Stage("experts", "experts", (), stages.experts)]
+    if scratch:
+        steps.append(Stage("init", "init", ("experts",), stages.init_model))
+    steps += [
+        Stage("evaluate-base", "evaluate", base_needs, partial(stages.evaluate, policy="base", model_stage=base)),
+        Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, model_stage=base)),
+        Stage("evaluate-sft", "evaluate", ("sft",), partial(stages.evaluate, policy="sft", model_stage="sft")),
+    ]
+    current, name = "sft", "sft"
+    for i in range(1, config.iterations + 1):
+        explore, pair, dpo, better = f"explore-{i}", f"pairs-{i}", f"dpo-{i}", f"eto-{i}"
+        steps += [
+            Stage(explore, "explore", ("experts", current), partial(stages.explore, stage=explore, policy=name, model_stage=current)),
+            Stage(pair, "pairs", ("experts", explore), partial(stages.make_pairs, stage=pair, explore_stage=explore)),
+            Stage(dpo, "dpo", (pair, current), partial(stages.dpo, stage=dpo, pairs_stage=pair, model_stage=current)),
+            Stage(f"evaluate-{better}", "evaluate", (dpo,), partial(stages.evaluate, policy=better, model_stage=dpo)),
+        ]
+        current, name = dpo, better
+    return steps
+
+
+async def run(config: RunConfig, store: RunStore, display: Display, keep_services: bool = False) -> bool:
+    """Carry out what is not done yet; returns whether anything was. Services that the run started are stopped at its end."""
+    owner = f"run:{run_id(store)}"
+    todo = plan(config)
+    worked = False
+    env, policy = EnvPlacement(config.env, owner, config.rollout), PolicyPlacement(config.policy, owner, config.rollout)
+    try:
+        async with env.client, policy.client:
+            for stage in todo:
+                inputs = _inputs(store, stage)
+                record = store.record(stage.name)
+                if record is not None and record.inputs == inputs:
+                    store.check_outputs(record)
+                    display.skipped(stage.name, record.summary)
+                    continue
+                if record is not None:
+                    display.note(f"{stage.name}: its inputs have changed; the old folder is now {store.set_aside(stage.name).name}")
+                if _nothing_to_learn(store, stage):
+                    display.note(f"{stage.needs[0]} made no pairs (every episode tied with its expert): the run ends here.")
+                    break
+                await env.start()
+                with display.stage(stage.name, stage.kind) as progress:
+                    ctx = stages.Context(config, store, env, policy, progress)
+                    await _carry_out(stage, ctx, inputs)
+                worked = True
+    finally:
+        if not keep_services:
+            env.stop()
+            policy.stop()
+    return worked
+
+
+async def _carry_out(stage: Stage, ctx: stages.Context, inputs: dict[str, str]) -> None:
+    folder = ctx.store.stage_dir(stage.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    started, clock = datetime.now(UTC), time.monotonic()
+    summary = await stage.work(ctx)
+    outputs = {name: file_sha256(folder / name) for name in OUTPUTS if (folder / name).exists()}
+    ctx.store.write_record(
+        StageRecord(
+            stage=stage.name,
+            kind=stage.kind,
+            started_at=started.isoformat(timespec="seconds"),
+            duration_s=round(time.monotonic() - clock, 1),
+            inputs=inputs,
+            outputs=outputs,
+            summary=summary,
+        )
+    )
+    ctx.progress.finish(summary)
+
+
+def _inputs(store: RunStore, stage: Stage) -> dict[str, str]:
+    """The files that a stage reads, by name, as the stages before left them."""
+    records = [r for name in stage.needs if (r := store.record(name)) is not None]
+    return {f"{r.stage}/{name}": sha for r in records for name, sha in r.outputs.items()}
+
+
+def _nothing_to_learn(store: RunStore, stage: Stage) -> bool:
+    record = store.record(stage.needs[0]) if stage.kind == "dpo" else None
+    return record is not None and record.summary.get("pairs") == 0

@@ -1,0 +1,102 @@
+"""The services of a run: started here or given by URL, restarted when they die, and the policy's weights put in place."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator import process, services, versions
+from orchestrator.config import EnvSection, PolicySection, RolloutSection
+from orchestrator.env_client import EnvClient
+from orchestrator.policy_client import PolicyClient, SwapFailed
+
+
+class EnvPlacement:
+    """The environment service of a run."""
+
+    def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection) -> None:
+        self._section, self._owner = section, owner
+        self._recovering = asyncio.Lock()
+        url = section.url or services.env_service(section).url
+        self.client = EnvClient(url, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start)
+
+    async def start(self) -> None:
+        """Bring it up if it is to run here and does not."""
+        if self._section.url is None:
+            async with self._recovering:
+                await services.ensure(services.env_service(self._section), self._owner)
+
+    def stop(self) -> None:
+        """Stop it if this run started it."""
+        _stop_own(services.env_service(self._section).name if self._section.url is None else None, self._owner)
+
+
+class PolicyPlacement:
+    """The policy server of a run, and which version it serves."""
+
+    def __init__(self, section: PolicySection, owner: str, rollout: RolloutSection) -> None:
+        self._section, self._owner = section, owner
+        self._recovering = asyncio.Lock()
+        self._model: str | None = None
+        url = section.url or f"http://127.0.0.1:{section.port}"
+        self.client = PolicyClient(
+            url,
+            section.served_name,
+            patience_s=rollout.patience_s,
+            turn_timeout_s=rollout.turn_timeout_s,
+            unreachable=None if section.url else self._restart_if_dead,
+        )
+
+    async def serve(self, model: str) -> str:
+        """Have the server answer with `model` (hub id, name or checkpoint directory); returns the version. No request may be running."""
+        self._model = model
+        manifest = versions.read_checkpoint(Path(model))
+        if self._section.url is not None:
+            await self._serve_remotely(model)
+        else:
+            await self._serve_here(model, swappable=manifest is not None and manifest.probe is not None)
+        return manifest.version if manifest is not None else model
+
+    async def _serve_here(self, model: str, swappable: bool) -> None:
+        running = process.find("policy")
+        if running is not None and running.alive() and running.notes.get("loaded") != model:
+            if swappable and running.notes.get("settings") == self._settings():
+                process.remember(replace(running, notes={**running.notes, "loaded": None}))  # neither, until proved
+                try:
+                    await versions.swap(self.client, Path(model))
+                except SwapFailed:
+                    process.stop(running)
+                else:
+                    process.remember(replace(running, notes={**running.notes, "loaded": model}))
+            else:
+                process.stop(running)
+        await self._start(model)
+
+    async def _serve_remotely(self, model: str) -> None:
+        manifest = versions.read_checkpoint(Path(model))
+        if manifest is not None and manifest.probe is not None:
+            await versions.swap(self.client, Path(model))
+
+    async def _start(self, model: str) -> None:
+        service = services.policy_service(self._section, model)
+        running = process.find("policy")
+        if running is not None and running.alive() and running.notes.get("loaded") == model:
+            service = replace(service, command=running.command)  # started on another version and swapped since
+        await services.ensure(service, self._owner, {"loaded": model, "settings": self._settings()})
+
+    async def _restart_if_dead(self) -> None:
+        async with self._recovering:
+            if self._model is not None:
+                await self._start(self._model)
+
+    def _settings(self) -> dict[str, object]:
+        return self._section.model_dump(mode="json")
+
+    def stop(self) -> None:
+        """Stop it if this run started it."""
+        _stop_own("policy" if self._section.url is None else None, self._owner)
+
+
+def _stop_own(name: str | None, owner: str) -> None:
+    running = process.find(name) if name is not None else None
+    if running is not None and running.owner == owner:
+        process.stop(running)

@@ -1,0 +1,76 @@
+"""What the agent is told and how its answers are read. One YAML file per environment (envs/), pure functions here."""
+
+import hashlib
+import re
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from orchestrator.records import Message
+
+# The first line with text after the marker: the reference takes all that follows, which sends hallucinated observations to the environment.
+_ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]*)")
+
+
+class Prompt(BaseModel):
+    """The conversation around a task. `example` is the worked example of eto-semantics: shown when playing, never trained on."""
+
+    model_config = ConfigDict(extra="forbid")
+    env: str
+    instruction: str
+    acknowledgement: str = "OK"
+    example: list[Message] = []
+    observation_prefix: str = "Observation: "
+    invalid_output: str
+    refusals: list[str] = []
+
+    @model_validator(mode="after")
+    def _example_alternates(self) -> "Prompt":
+        roles = [m.role for m in self.example]
+        if roles != ["user", "assistant"] * (len(roles) // 2):
+            raise ValueError("example: must be pairs of a user and an assistant message")
+        return self
+
+    def opening(self, task: str) -> list[Message]:
+        """Instruction, acknowledgement and task: the three prompt messages of every trajectory."""
+        return [
+            Message(role="user", content=self.instruction.strip()),
+            Message(role="assistant", content=self.acknowledgement.strip()),
+            Message(role="user", content=task),
+        ]
+
+    def observation(self, text: str) -> Message:
+        """An environment's answer as the agent sees it."""
+        return Message(role="user", content=self.observation_prefix + text)
+
+    def with_example(self, messages: list[Message]) -> list[Message]:
+        """The conversation to send: the worked example stands after the acknowledgement (ETO's place for it)."""
+        return messages[:2] + self.example + messages[2:]
+
+    def refused(self, observation: str) -> bool:
+        """Whether the environment did not understand the action."""
+        return any(r in observation for r in self.refusals)
+
+    @cached_property
+    def example_sha256(self) -> str:
+        """Names the worked example in an episode's record."""
+        return hashlib.sha256("\0".join(m.content for m in self.example).encode()).hexdigest()
+
+
+def parse_action(output: str) -> str | None:
+    """The action in a model's `Thought: ...\\nAction: ...` answer, or None if it holds none."""
+    match = _ACTION.search(output)
+    action = match.group(1).strip() if match else ""
+    return action or None
+
+
+def load_prompt(env: str, path: Path | None = None) -> Prompt:
+    """The prompt of an environment, from `path` or from the package. Raises FileNotFoundError or ValueError."""
+    source = path if path is not None else resources.files("orchestrator") / "envs" / f"{env}.yaml"
+    if not source.is_file():
+        known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("orchestrator") / "envs").iterdir())
+        raise FileNotFoundError(f"no prompt for environment {env!r}; known: {', '.join(known)}. Set env.prompt to a file of your own.")
+    return Prompt.model_validate({"env": env, **yaml.safe_load(source.read_text(encoding="utf-8"))})

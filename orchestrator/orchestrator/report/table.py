@@ -1,0 +1,34 @@
+"""The headline table for the terminal."""
+
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.html import interval, percent, score, signed
+from orchestrator.report.model import Report
+
+
+def render_table(report: Report) -> Table:
+    """One row per policy and split, as in the page's first table."""
+    several = len({row.split for row in report.policies}) > 1
+    table = Table(title=Text(f"{report.run.name}: scores 0..1, 95 % intervals"))
+    table.add_column("Policy")
+    if several:
+        table.add_column("Split")
+    for name in ("n", "Score [95 % interval]", "Success", "Steps", "Δ vs previous (paired)"):
+        table.add_column(name, justify="right")
+    for row in report.policies:
+        difference = report.difference_for(row)
+        delta = "–"
+        if difference is not None:
+            delta = f"{signed(difference.paired.mean)} {interval(difference.paired, signed)}"
+        cells = [
+            row.policy if row.finished else f"{row.policy} (unfinished)",
+            *([row.split] if several else []),
+            str(row.n),
+            f"{score(row.score.mean)} {interval(row.score)}",
+            percent(row.success.mean),
+            f"{row.mean_steps:.1f}",
+            delta,
+        ]
+        table.add_row(*(Text(c) for c in cells))  # Text: names from files must not be read as markup
+    return table

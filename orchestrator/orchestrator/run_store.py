@@ -1,0 +1,171 @@
+"""A run's directory: its configuration, its lock, and what each finished stage left behind. Plain files are the truth."""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from orchestrator import places
+from orchestrator.config import RunConfig
+
+#: Settings that change how a run is carried out but not what it computes: a resumed run may have others.
+OPERATIONAL = {
+    *("env.url", "env.port", "env.max_sessions", "trainer.accelerate"),
+    *("policy.url", "policy.port", "policy.max_num_seqs", "policy.kv_cache_gib", "policy.compile"),
+    *("rollout.concurrency", "rollout.turn_timeout_s", "rollout.patience_s"),
+}
+
+
+class RunStoreError(RuntimeError):
+    """The run directory cannot be used as it is; the message says what to do."""
+
+
+class StageRecord(BaseModel):
+    """`done.json`: written last, so a stage that has it is complete. Hashes are SHA-256 of files, by name."""
+
+    schema_: str = "eto.stage/1"
+    stage: str
+    kind: str
+    started_at: str
+    duration_s: float
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """One run's directory."""
+
+    path: Path
+
+    def stage_dir(self, stage: str) -> Path:
+        """Where a stage writes."""
+        return self.path / "stages" / stage
+
+    def record(self, stage: str) -> StageRecord | None:
+        """What a finished stage left, None if it has not finished. Raises RunStoreError if the record is damaged."""
+        file = self.stage_dir(stage) / "done.json"
+        try:
+            data = json.loads(file.read_text())
+            return StageRecord.model_validate({**data, "schema_": data["schema"]})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise RunStoreError(f"{file} is damaged ({error}). Remove the folder {file.parent} to run the stage again.") from error
+
+    def check_outputs(self, record: StageRecord) -> None:
+        """Raises RunStoreError if a finished stage's files are not those it left."""
+        for name, sha in record.outputs.items():
+            file = self.stage_dir(record.stage) / name
+            if not file.exists() or file_sha256(file) != sha:
+                state = "was changed" if file.exists() else "is missing"
+                raise RunStoreError(
+                    f"{file} {state} since stage {record.stage} finished. "
+                    f"Restore it, or remove the folder {file.parent} to run the stage again."
+                )
+
+    def write_record(self, record: StageRecord) -> None:
+        """Mark a stage as finished."""
+        data = record.model_dump()
+        write_atomically(self.stage_dir(record.stage) / "done.json", json.dumps({"schema": data.pop("schema_"), **data}, indent=1))
+
+    def set_aside(self, stage: str) -> Path:
+        """Move a stage's folder away, whose inputs have changed since; nothing is deleted."""
+        source = self.stage_dir(stage)
+        number = 1
+        while (target := source.with_name(f"{stage}.stale-{number}")).exists():
+            number += 1
+        source.rename(target)
+        return target
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One orchestrator at a time. The lock ends with the process, however it ends."""
+        with open(self.path / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunStoreError(f"another `eto` works on {self.path}. Wait for it or stop it.") from error
+            yield
+
+
+def open_run(runs: Path, config: RunConfig) -> RunStore:
+    """Create the run's directory, or go on in it. Raises RunStoreError if it holds a run of another configuration."""
+    store = RunStore(runs / config.name)
+    resolved = config.model_dump(mode="json")
+    file = store.path / "config.yaml"
+    if file.exists():
+        changed = [k for k in _differences(_read_yaml(file), resolved) if k not in OPERATIONAL]
+        if changed:
+            raise RunStoreError(
+                f"{store.path} was begun with another configuration; different: {', '.join(changed)}. "
+                "Give the run another `name`, or remove the folder to begin anew."
+            )
+    store.path.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(resolved, sort_keys=False)
+    write_atomically(file, text)
+    manifest = store.path / "manifest.json"
+    if not manifest.exists():
+        about = {
+            "schema": "eto.run/1",
+            "name": config.name,
+            "run_id": f"{config.name}-{uuid.uuid4().hex[:8]}",
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code_version": places.code_version(),
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+        write_atomically(manifest, json.dumps(about, indent=1))
+    return store
+
+
+def run_id(store: RunStore) -> str:
+    """The run's unique name."""
+    try:
+        return str(json.loads((store.path / "manifest.json").read_text())["run_id"])
+    except (ValueError, KeyError) as error:
+        raise RunStoreError(f"{store.path / 'manifest.json'} is damaged. Remove it: a new one is written on the next start.") from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text())
+    except yaml.YAMLError:
+        data = None
+    if not isinstance(data, dict):
+        raise RunStoreError(f"{file} is damaged. Remove it: the configuration given now takes its place.")
+    return data
+
+
+def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*new, *(k for k in old if k not in new)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
+    return [] if old == new else [at]
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """A whole file or none."""
+    part = file.with_name(file.name + ".part")
+    with open(part, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, file)
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

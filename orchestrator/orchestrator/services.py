@@ -1,0 +1,101 @@
+"""The services that can run on this machine: how each is started and when it is ready."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from orchestrator import places, process
+from orchestrator.config import DEFAULT_MODEL, EnvSection, PolicySection
+from orchestrator.process import Running, Service
+
+
+def _get_ok(url: str, headers: dict[str, str] | None = None) -> Callable[[], Awaitable[bool]]:
+    async def ok() -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=5.0) as client:
+                return (await client.get(url, headers=headers)).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    return ok
+
+
+def env_service(section: EnvSection) -> Service:
+    """An environment service on loopback."""
+    name, url = f"env-{section.name}", f"http://127.0.0.1:{section.port}"
+    module = f"env_{section.name}"
+    command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.port)]
+    command += ["--max-sessions", str(section.max_sessions), "--engines-warm", str(min(2, section.max_sessions))]
+    token = os.environ.get("ETO_ENV_TOKEN")
+    return Service(name, command, url, _get_ok(f"{url}/ready", {"Authorization": f"Bearer {token}"} if token else None))
+
+
+def policy_service(section: PolicySection, model: str) -> Service:
+    """vLLM on loopback. Ready means that it answers a one-token completion."""
+    url = f"http://127.0.0.1:{section.port}"
+    command = [
+        str(places.service_python("policy")),
+        "-m",
+        "policy",
+        "serve",
+        "--model",
+        model,
+        "--port",
+        str(section.port),
+    ]
+    command += ["--served-name", section.served_name, "--max-model-len", str(section.max_model_len)]
+    command += [
+        "--max-num-seqs",
+        str(section.max_num_seqs),
+        "--kv-cache-gib",
+        f"{section.kv_cache_gib:g}",
+        "--device",
+        section.device,
+    ]
+    command += ["--compile" if section.compile else "--eager"]
+
+    async def ready() -> bool:
+        if not await _get_ok(f"{url}/health")():
+            return False
+        token = os.environ.get("ETO_POLICY_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        body = {"model": section.served_name, "prompt": "a", "max_tokens": 1}
+        try:
+            async with httpx.AsyncClient(timeout=60.0) as client:
+                return (await client.post(f"{url}/v1/completions", json=body, headers=headers)).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    return Service("policy", command, url, ready, start_timeout_s=600.0)
+
+
+def catalogue() -> dict[str, Callable[[], Service]]:
+    """What `eto services` knows, with default settings."""
+    return {
+        "env-sciworld": lambda: env_service(EnvSection()),
+        "policy": lambda: policy_service(PolicySection(), DEFAULT_MODEL),
+    }
+
+
+async def ensure(service: Service, owner: str | None = None, notes: dict[str, Any] | None = None) -> Running:
+    """The service, running and ready. One that runs already is adopted, unless a run of other settings left it behind."""
+    running = process.find(service.name)
+    if running is not None and running.alive():
+        if running.command == service.command or running.owner is None:
+            await process.wait_ready(service, running)
+            return running
+        process.stop(running)
+    elif await service.ready():
+        raise process.ServiceError(
+            f"{service.name}: something that was not started here answers at {service.url}. Stop it, or give its URL in the config."
+        )
+    running = process.start(service, owner, notes)
+    try:
+        await process.wait_ready(service, running)
+    except asyncio.CancelledError:
+        process.stop(running)
+        raise
+    return running

@@ -1,0 +1,204 @@
+"""What each stage of a run does. A stage reads finished stages' files, writes its own folder and returns a summary."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import jsonl, pairs, rollout, versions
+from orchestrator.config import RunConfig, TaskSet, TrainSection
+from orchestrator.env_client import EnvClient, Task
+from orchestrator.episode import Assignment, Player
+from orchestrator.experts import GoldPolicy
+from orchestrator.launchers import local
+from orchestrator.placement import EnvPlacement, PolicyPlacement
+from orchestrator.policy_client import Sampling
+from orchestrator.progress import StageProgress
+from orchestrator.prompts import Prompt, load_prompt
+from orchestrator.records import Episode, Message
+from orchestrator.run_store import RunStore, run_id
+
+EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
+
+
+class StageError(RuntimeError):
+    """A stage cannot give what the next ones need; the message says why."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with."""
+
+    config: RunConfig
+    store: RunStore
+    env: EnvPlacement
+    policy: PolicyPlacement
+    progress: StageProgress
+
+    def episodes(self, stage: str) -> list[Episode]:
+        """A finished stage's episodes."""
+        return list(jsonl.read(self.store.stage_dir(stage) / EPISODES, Episode))
+
+    def model_dir(self, stage: str) -> str:
+        """A finished training stage's checkpoint, or what the configuration names as the model."""
+        if stage == "base":
+            assert isinstance(self.config.model, str)  # noqa: S101 - a scratch model has a stage of its own
+            return self.config.model
+        return str((self.store.stage_dir(stage) / CHECKPOINT).resolve())
+
+
+class TrainingLine(BaseModel):
+    """One example for SFT."""
+
+    task_id: str
+    messages: list[Message]
+
+
+async def choose_tasks(env: EnvClient, chosen: TaskSet) -> list[Task]:
+    """The tasks of a set, in the split's order. Raises StageError for types the split does not have."""
+    by_type: dict[str, list[Task]] = defaultdict(list)
+    for task in await env.tasks(chosen.split):
+        by_type[task.task_type].append(task)
+    unknown = sorted(set(chosen.types or []) - set(by_type))
+    if unknown:
+        raise StageError(f"split {chosen.split} has no task type {', '.join(unknown)}; it has {', '.join(sorted(by_type))}.")
+    return [t for name in chosen.types or sorted(by_type) for t in spread(by_type[name], chosen.per_type)]
+
+
+def spread(tasks: Sequence[Task], limit: int | None) -> list[Task]:
+    """At most `limit` of them, evenly spaced."""
+    if limit is None or limit >= len(tasks):
+        return list(tasks)
+    return [tasks[i * len(tasks) // limit] for i in range(limit)]
+
+
+async def experts(ctx: Context) -> dict[str, Any]:
+    """Replay the environment's gold path of every training task."""
+    tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
+    todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
+    player = Player(GoldPolicy(ctx.env.client), "expert", None, _sampling(ctx), _prompt(ctx))
+    # a gold path is computed on an engine of its own beside the session's
+    concurrency = max(1, (await ctx.env.client.sessions())["max_sessions"] // 2)
+    played = await _play(ctx, "experts", todo, player, concurrency)
+    good = [e for e in played if e.success]
+    if not good:
+        raise StageError(f"none of the {len(played)} gold paths succeeded: there is nothing to learn from.")
+    return {"episodes": len(played), "successful": len(good), "turns": sum(len(e.steps) for e in good)}
+
+
+async def evaluate(ctx: Context, policy: str, model_stage: str) -> dict[str, Any]:
+    """Play the held-out tasks."""
+    todo = [
+        Assignment(task, chosen.split, seed=ctx.config.seed)
+        for chosen in ctx.config.evaluate
+        for task in await choose_tasks(ctx.env.client, chosen)
+    ]
+    return await _rollout(ctx, f"evaluate-{policy}", policy, model_stage, todo, ctx.config.rollout.temperature)
+
+
+async def explore(ctx: Context, stage: str, policy: str, model_stage: str) -> dict[str, Any]:
+    """Play the training tasks that have a successful expert."""
+    explore = ctx.config.explore
+    tasks = {t.task_id: t for t in await choose_tasks(ctx.env.client, ctx.config.train_tasks)}
+    todo = [
+        Assignment(tasks[e.task_id], e.split, sample, ctx.config.seed)
+        for e in ctx.episodes("experts")
+        if e.success
+        for sample in range(explore.samples)
+    ]
+    return await _rollout(ctx, stage, policy, model_stage, todo, explore.temperature)
+
+
+async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo: list[Assignment], temperature: float) -> dict[str, Any]:
+    version = await ctx.policy.serve(ctx.model_dir(model_stage))
+    settings = ctx.config.rollout
+    sampling = _sampling(ctx, temperature)
+    player = Player(
+        ctx.policy.client, policy, version, sampling, _prompt(ctx), settings.example, settings.max_steps, settings.episode_deadline_s
+    )
+    played = await _play(ctx, stage, todo, player, settings.concurrency)
+    return {
+        "policy": policy,
+        "model_version": version,
+        "split": ", ".join(sorted({e.split or "" for e in played})),
+        "episodes": len(played),
+        "mean_score": sum(e.score for e in played) / len(played),
+        "success": sum(e.success for e in played),
+    }
+
+
+async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, concurrency: int) -> list[Episode]:
+    ctx.progress.total(len(todo), "episodes")
+    out = ctx.store.stage_dir(stage) / EPISODES
+    played = await rollout.run(
+        todo, ctx.env.client, player, out, concurrency=concurrency, run_id=run_id(ctx.store), finished=ctx.progress.episode
+    )
+    return played.episodes
+
+
+def _sampling(ctx: Context, temperature: float = 0.0) -> Sampling:
+    settings = ctx.config.rollout
+    return Sampling(temperature=temperature, top_p=settings.top_p, max_tokens=settings.max_tokens, stop=settings.stop)
+
+
+def _prompt(ctx: Context) -> Prompt:
+    return load_prompt(ctx.config.env.name, ctx.config.env.prompt)
+
+
+async def make_pairs(ctx: Context, stage: str, explore_stage: str) -> dict[str, Any]:
+    """Pair the explored episodes with the experts'."""
+    successful = {e.task_id: e for e in ctx.episodes("experts") if e.success}
+    made = pairs.make_pairs(sorted(ctx.episodes(explore_stage), key=lambda e: e.key), successful)
+    jsonl.write_all(ctx.store.stage_dir(stage) / PAIRS, made.pairs)
+    return made.summary()
+
+
+async def init_model(ctx: Context) -> dict[str, Any]:
+    """A fresh small model and its tokenizer."""
+    scratch = ctx.config.model
+    assert not isinstance(scratch, str)  # noqa: S101 - the stage exists only for scratch models
+    data = _training_data(ctx, "init")
+    return await _train(ctx, "init", {"method": "init", "data": str(data), "init": scratch.model_dump()})
+
+
+async def sft(ctx: Context, model_stage: str) -> dict[str, Any]:
+    """Behavioural cloning of the experts."""
+    data = _training_data(ctx, "sft")
+    job = {"method": "sft", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.sft)}
+    return await _train(ctx, "sft", job)
+
+
+async def dpo(ctx: Context, stage: str, pairs_stage: str, model_stage: str) -> dict[str, Any]:
+    """Learn from the pairs; the reference is the policy that explored."""
+    data = (ctx.store.stage_dir(pairs_stage) / PAIRS).resolve()
+    job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.dpo)}
+    return await _train(ctx, stage, job)
+
+
+def train_settings(section: TrainSection) -> dict[str, Any]:
+    """The job's settings; those that are null are left to the trainer's defaults, ETO's."""
+    settings = section.model_dump(exclude_none=True)
+    beta = settings.pop("beta", None)
+    return {**settings, **({"loss": {"beta": beta}} if beta is not None else {})}
+
+
+def _training_data(ctx: Context, stage: str) -> Path:
+    """The successful experts' conversations, without trailing observations."""
+    file = ctx.store.stage_dir(stage) / "data.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = sorted((e for e in ctx.episodes("experts") if e.success), key=lambda e: e.key)
+    jsonl.write_all(file, (TrainingLine(task_id=e.task_id, messages=pairs.end_on_assistant(e.messages)) for e in lines))
+    return file.resolve()
+
+
+async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any]:
+    folder = ctx.store.stage_dir(stage)
+    output = (folder / CHECKPOINT).resolve()
+    await local.run_job({**job, "output": str(output), "seed": ctx.config.seed}, folder, ctx.progress.job, ctx.config.trainer.accelerate)
+    checkpoint = versions.read_checkpoint(output)
+    if checkpoint is None:
+        raise StageError(f"the {job['method']} job said it was done, but {output} has no manifest.")
+    return {"version": checkpoint.version, "metrics": checkpoint.metrics}

@@ -1,0 +1,62 @@
+"""Checkpoints as versions of the policy, and the proof that a server answers with one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.policy_client import PolicyClient, SwapFailed
+
+#: Mean |difference| of log-probabilities between the trainer's and the server's answer that bf16 arithmetic explains.
+PROBE_TOLERANCE = 0.1
+
+
+class Probe(BaseModel):
+    """What the weights answer to a fixed prompt; the first token has no log-probability."""
+
+    prompt_token_ids: list[int]
+    logprobs: list[float | None]
+
+
+class Checkpoint(BaseModel):
+    """The manifest of a checkpoint directory (docs/formats.md), as far as serving needs it."""
+
+    model_config = ConfigDict(extra="ignore")
+    version: str
+    method: str
+    probe: Probe | None = None
+    metrics: dict[str, Any] = {}
+
+
+def read_checkpoint(directory: Path) -> Checkpoint | None:
+    """The manifest, or None where there is none (a hub id, a directory from elsewhere)."""
+    try:
+        return Checkpoint.model_validate(json.loads((directory / "manifest.json").read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def distance(expected: Probe, answered: list[float]) -> float:
+    """Mean |difference| between the expected and the answered log-probabilities, in nats."""
+    wanted = [x for x in expected.logprobs[1:] if x is not None]
+    return sum(abs(a - b) for a, b in zip(wanted, answered, strict=True)) / len(wanted)
+
+
+async def swap(client: PolicyClient, checkpoint: Path) -> float:
+    """Load a checkpoint into the running server and prove it; returns the probe's distance in nats. Raises SwapFailed."""
+    manifest = read_checkpoint(checkpoint)
+    if manifest is None or manifest.probe is None:
+        raise SwapFailed(f"{checkpoint} has no manifest with a probe, so a swap could not be proved; start the server on it instead.")
+    before = await client.probe(manifest.probe.prompt_token_ids)
+    await client.reload(checkpoint)
+    after = await client.probe(manifest.probe.prompt_token_ids)
+    far = distance(manifest.probe, after)
+    # a step of DPO moves log-probabilities by less than bf16 noise: being close is not enough, the answer must also have changed
+    stale = before == after and far > 0.0 and distance(manifest.probe, before) > PROBE_TOLERANCE / 10
+    if far > PROBE_TOLERANCE or stale:
+        raise SwapFailed(
+            f"after the swap to {checkpoint} (version {manifest.version}) the server's probe is {far:.4f} nats from the checkpoint's "
+            f"(allowed {PROBE_TOLERANCE}){', and unchanged' if stale else ''}. Restart the policy server on this checkpoint."
+        )
+    return far
