@@ -1,0 +1,131 @@
+"""The parent's side of one worker process: start it, ask it, kill it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+STOP_TIMEOUT_S = 3.0
+
+
+class EngineLostError(Exception):
+    """The worker process ended."""
+
+
+class EngineTimeoutError(Exception):
+    """The worker process did not answer in time; nothing is known of its state."""
+
+
+class EngineProcess:
+    """One worker, alone in a process group, so that a kill takes the engine's own children too."""
+
+    def __init__(self, process: asyncio.subprocess.Process, answers: asyncio.StreamReader, requests_fd: int) -> None:
+        self._process = process
+        self._answers = answers
+        self._requests_fd = requests_fd
+        self._transport: asyncio.ReadTransport | None = None
+
+    @classmethod
+    async def start(cls, factory: str, options: Mapping[str, Any], timeout_s: float) -> "EngineProcess":
+        """Start a worker and wait for its engine."""
+        child_reads, parent_writes = os.pipe()
+        parent_reads, child_writes = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "env_core.worker", factory, orjson.dumps(dict(options)).decode()),
+                *(str(child_reads), str(child_writes), str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(child_reads, child_writes),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(parent_writes)
+            os.close(parent_reads)
+            raise
+        finally:
+            os.close(child_reads)
+            os.close(child_writes)
+        answers = asyncio.StreamReader(limit=MAX_ANSWER_BYTES)
+        engine = cls(process, answers, parent_writes)
+        engine._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(answers), os.fdopen(parent_reads, "rb", 0)
+        )
+        try:
+            await engine._read(timeout_s)
+        except BaseException:
+            await engine.kill()
+            raise
+        return engine
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker holds its pipe open."""
+        return self._process.returncode is None and not self._answers.at_eof()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, which is its process group's too."""
+        return self._process.pid
+
+    def rss_mb(self) -> float:
+        """Return the resident memory of the worker's main process, 0 where it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", encoding="ascii") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        except OSError:
+            return 0.0
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Ask, and wait for the answer. After either exception the process is good for nothing but a kill."""
+        try:
+            # Never blocks: one request is out at a time, and the longest is smaller than a pipe's 64 KiB.
+            os.write(self._requests_fd, orjson.dumps(request) + b"\n")
+        except OSError as error:
+            raise EngineLostError("the engine's process has ended") from error
+        return await self._read(timeout_s)
+
+    async def _read(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                line = await self._answers.readline()
+        except TimeoutError:
+            raise EngineTimeoutError(f"the engine gave no answer within {timeout_s:g} s") from None
+        except ValueError as error:
+            raise EngineLostError("the engine's answer was too long") from error
+        if not line.endswith(b"\n"):
+            raise EngineLostError("the engine's process has ended")
+        answer: dict[str, Any] = orjson.loads(line)
+        return answer
+
+    def _signal_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _close_pipes(self) -> None:
+        if self._requests_fd >= 0:
+            os.close(self._requests_fd)
+            self._requests_fd = -1
+        if self._transport is not None:
+            self._transport.close()
+
+    async def kill(self) -> None:
+        """End the whole process group at once."""
+        self._signal_group()
+        self._close_pipes()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """Let the engine close itself, then make sure."""
+        if self._requests_fd >= 0:
+            os.close(self._requests_fd)
+            self._requests_fd = -1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        await self.kill()

@@ -1,0 +1,101 @@
+"""What an environment gives to the core: a table of tasks, and an engine that plays them in a worker process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+SplitType = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One playable task. `max_steps` is its own step limit."""
+
+    task_id: str
+    task_type: str
+    max_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A named, ordered list of tasks."""
+
+    name: str
+    type: SplitType
+
+
+class TaskSet(Protocol):
+    """The tasks and splits of an environment. Answers without an engine."""
+
+    def splits(self) -> Sequence[Split]:
+        """Return all splits."""
+        ...
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Return the tasks of a split in order; KeyError where there is no such split."""
+        ...
+
+    def find(self, task_id: str) -> Task:
+        """Return a task; KeyError, with the reason as its text, where there is no such task."""
+        ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an engine answers to load and step.
+
+    `score` is the episode's score so far in 0..1 (the core takes the deltas); `terminated` says that the episode is over.
+    """
+
+    text: str
+    score: float = 0.0
+    terminated: bool = False
+    success: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+    valid_actions: list[str] | None = None
+
+
+class Engine(Protocol):
+    """Plays one episode at a time, in a worker process of its own. Any exception ends that process.
+
+    It must be deterministic: the same task, seed and actions give the same outcomes in every process.
+    """
+
+    def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
+        """Begin an episode, whatever went before."""
+        ...
+
+    def step(self, action: str, include: Sequence[str]) -> Outcome:
+        """Take one action."""
+        ...
+
+    def expert(self, task_id: str) -> list[str]:
+        """Return the actions of an expert; the episode that was loaded is lost."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class EnvironmentUnavailableError(Exception):
+    """The environment cannot run on this machine; the text is for the person who started the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """All that the core needs to know of an environment.
+
+    `engine` names a factory as "module:function", called in each worker process with `engine_options` as keywords.
+    `check` raises EnvironmentUnavailableError. `recycle_rss_mb` bounds the memory of a worker's main process between episodes.
+    """
+
+    name: str
+    description: str
+    version: str
+    tasks: TaskSet
+    engine: str
+    engine_options: Mapping[str, Any]
+    check: Callable[[], None]
+    expert_source: str | None = None
+    recycle_rss_mb: int | None = None

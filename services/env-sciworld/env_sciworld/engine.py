@@ -1,0 +1,76 @@
+"""Plays ScienceWorld 1.2.3 episodes in one JVM, one at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from env_core.environment import Outcome
+
+from env_sciworld.jvm import Jvm
+from env_sciworld.scoring import best_score, is_success
+from env_sciworld.tables import TaskType, split_task_id, task_types
+
+REFUSED = "The simulator could not carry out that action."
+
+
+def create(simplification: str, heap_mb: int) -> "SciworldEngine":
+    """Return an engine; the service's worker calls this."""
+    jvm = Jvm(heap_mb)
+    jvm.end_process_with_it()
+    return SciworldEngine(jvm, simplification)
+
+
+@dataclass
+class SciworldEngine:
+    """One simulator, reused from episode to episode by load(); never by its reset(), which makes a gold path anew."""
+
+    jvm: Jvm
+    simplification: str
+    _best: float = 0.0
+
+    def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
+        """Begin an episode as the library's reset does: load, then a first look. The simulator has no use for a seed."""
+        task_type, variation = self._find(task_id)
+        simulator = self.jvm.simulator
+        simulator.load(task_type.simulator_name, variation, self.simplification, False)
+        self._best = 0.0
+        description = simulator.getTaskDescription()
+        look = simulator.step("look around")
+        info = {"task_type": task_type.name, "task_description": description}
+        return self._outcome(f"{description}\n{look}", info, include)
+
+    def step(self, action: str, include: Sequence[str]) -> Outcome:
+        """Take one action."""
+        from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+
+        try:
+            text = self.jvm.simulator.step(action)
+        except Py4JJavaError:  # an exception in the simulator's own code: nothing happened
+            text = REFUSED
+        return self._outcome(text, {}, include)
+
+    def expert(self, task_id: str) -> list[str]:
+        """Return the simulator's gold path."""
+        task_type, variation = self._find(task_id)
+        self.jvm.simulator.load(task_type.simulator_name, variation, self.simplification, True)
+        return list(self.jvm.simulator.getGoldActionSequence())
+
+    def close(self) -> None:
+        """End the JVM."""
+        self.jvm.close()
+
+    def _find(self, task_id: str) -> tuple[TaskType, int]:
+        name, variation = split_task_id(task_id)
+        return task_types()[name], variation
+
+    def _outcome(self, text: str, info: dict[str, str], include: Sequence[str]) -> Outcome:
+        simulator = self.jvm.simulator
+        raw = simulator.getScore()
+        self._best = best_score(self._best, raw)
+        return Outcome(
+            text=text,
+            score=self._best,
+            terminated=raw < 0 or simulator.getCompleted(),
+            success=is_success(self._best),
+            info=info,
+            valid_actions=sorted(set(simulator.getValidActionObjectCombinations())) if "valid_actions" in include else None,
+        )
