@@ -14,6 +14,7 @@ from markupsafe import Markup
 #: Text is set in these units, and a chart is drawn about as wide as a phone, so that it is legible there without zooming.
 WIDTH = 420
 TEXT = 11
+MINUS = "\N{MINUS SIGN}"
 CHARACTER = 6.1  # an upper estimate of a character's width at that size
 MOST_POINTS = 300
 
@@ -55,10 +56,8 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 def tick_text(value: float, step: float) -> str:
     """A tick with as many decimals as its step needs; a real minus sign; thousands set apart."""
-    scaled = 0 if step >= 1 and step == int(step) else max(0, -math.floor(math.log10(step) + 1e-9))
-    if scaled and abs(step * 10**scaled - round(step * 10**scaled)) > 1e-9:
-        scaled += 1  # a step of 0.25 needs one decimal more than its power says
-    return f"{value:,.{scaled}f}".replace("-", "−") if round(value, 9) != 0 else "0"
+    decimals = next(d for d in range(13) if abs(step * 10**d - round(step * 10**d)) < 1e-6 * step * 10**d)
+    return f"{value:,.{decimals}f}".replace("-", MINUS) if round(value, 9) != 0 else "0"
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

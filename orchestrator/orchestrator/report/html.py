@@ -1,5 +1,6 @@
 """The report as one self-contained page: no script, no network, every text of a model or an environment escaped."""
 
+import math
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.report.charts import Bar, Line, bar_chart, line_chart, share_bar
+from orchestrator.report.charts import MINUS, Bar, Line, bar_chart, line_chart, share_bar
 from orchestrator.report.model import Curve, PairsRow, Report
 from orchestrator.statistics import Interval, PairedDifference
 
@@ -16,26 +17,27 @@ _Panel = tuple[str, str, tuple[tuple[str, str], ...], tuple[float, float] | None
 _LOSS: _Panel = ("Loss", "nats per token", (("loss", "loss"),), None)
 _DPO: tuple[_Panel, ...] = (
     ("DPO loss", "nats per pair", (("loss", "loss"),), None),
-    ("Reward margin", "chosen − rejected, nats (times beta)", (("margin", "margin"),), None),
+    ("Reward margin", f"chosen {MINUS} rejected, nats (times beta)", (("margin", "margin"),), None),
     ("Accuracy", "fraction of pairs with chosen above rejected", (("accuracy", "accuracy"),), (0.0, 1.0)),
     ("Log-probabilities", "nats per completion", (("logp_chosen", "chosen"), ("logp_rejected", "rejected")), None),
 )
 COLOURS = 6
+DASH = "\N{EN DASH}"
 
 
 def score(value: float) -> str:
     """A score, three decimals."""
-    return f"{value:.3f}".replace("-", "−")
+    return f"{value:.3f}".replace("-", MINUS)
 
 
 def signed(value: float) -> str:
     """A difference of scores with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{value:+.3f}".replace("-", MINUS)
 
 
 def interval(value: Interval | PairedDifference, text: Callable[[float], str] = score) -> str:
     """`[low, high]`; a dash where one value alone has no interval to show."""
-    return f"[{text(value.low)}, {text(value.high)}]" if value.n > 1 else "–"
+    return f"[{text(value.low)}, {text(value.high)}]" if value.n > 1 else DASH
 
 
 def percent(value: float) -> str:
@@ -46,7 +48,7 @@ def percent(value: float) -> str:
 def duration(seconds: float | None) -> str:
     """Seconds for people: 4.2 s, 3 min 05 s, 2 h 07 min."""
     if seconds is None:
-        return "–"
+        return DASH
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -56,6 +58,17 @@ def duration(seconds: float | None) -> str:
 def p_value(p: float) -> str:
     """A p value; tiny ones only as a bound."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def plain(value: Any) -> str:
+    """A value of a stage's summary, whatever it is, without braces and quotes."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list):
+        return " and ".join(plain(v) for v in value) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}".replace("-", MINUS) if math.isfinite(value) else DASH
+    return DASH if value is None else str(value)
 
 
 def few_steps(last: int, most: int = 12) -> list[int]:
@@ -75,6 +88,7 @@ def render_html(report: Report) -> str:
         "duration": duration,
         "p_value": p_value,
         "few_steps": few_steps,
+        "plain": plain,
     }
     environment.globals |= {"signed": signed, "percent": percent, "colours": _colours(report)}
     files = resources.files("orchestrator.report")
@@ -147,7 +161,7 @@ def _gains(i: int, split: str, report: Report, colours: Mapping[str, int]) -> Ma
         "; ".join(f"{d.policy} minus {d.previous} {signed(d.paired.mean)} {interval(d.paired, signed)}, n = {d.paired.n}" for d in own),
         [
             Bar(
-                f"{d.policy} − {d.previous}",
+                f"{d.policy} {MINUS} {d.previous}",
                 f"n = {d.paired.n}",
                 d.paired.mean,
                 d.paired.low,

@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.html import interval, percent, score, signed
+from orchestrator.report.html import DASH, interval, percent, score, signed
 from orchestrator.report.model import Report
 
 
@@ -18,7 +18,7 @@ def render_table(report: Report) -> Table:
         table.add_column(name, justify="right")
     for row in report.policies:
         difference = report.difference_for(row)
-        delta = "–"
+        delta = DASH
         if difference is not None:
             delta = f"{signed(difference.paired.mean)} {interval(difference.paired, signed)}"
         cells = [
