@@ -13,6 +13,7 @@ from env_core.errors import draining, engine_unavailable
 log = logging.getLogger(__name__)
 
 RETRY_START_S = 5.0
+FAILED_STARTS_TOLD = 2  # one may be bad luck: an engine killed from outside while it started
 
 
 class EnginePool:
@@ -59,7 +60,7 @@ class EnginePool:
                             self._lent.add(engine)
                             return engine
                         self._spawn(engine.kill())
-                    if self._failures > failures:
+                    if self._failures >= failures + FAILED_STARTS_TOLD:
                         raise engine_unavailable(f"none could be started: {self._last_failure}")
                     self._fill()
                     await self._changed.wait()

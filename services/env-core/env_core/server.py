@@ -14,12 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; OSError where that cannot be."""
+    """Return a listening socket; OSError where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(2048)  # at once: who calls before the service is up waits, and is not refused
     except BaseException:
         bound.close()
         raise
