@@ -1,0 +1,76 @@
+"""How examples become batches: rows of like length together, padded only to the longest of them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of one epoch: optimiser steps are drawn at random, inside a step rows are sorted by length.
+
+    So a step's examples are those of a plain shuffle, and its forward passes have little padding.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    order: list[int] = []
+    for start in range(0, len(shuffled), batch_size):
+        order += sorted(shuffled[start : start + batch_size], key=lambda index: (lengths[index], index))
+    return order
+
+
+class BatchOrder(Sampler[int]):
+    """The order of batch_order as a sampler; the trainer sets the epoch."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is yielded."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(batch_order(self.lengths, self.batch_size, self.seed, self.epoch))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def fit_micro_batch(batch_size: int, micro_batch_size: int, processes: int) -> int:
+    """Return the largest number of examples of a forward pass that divides a process's share of the batch."""
+    share = batch_size // processes
+    return next(size for size in range(min(share, micro_batch_size), 0, -1) if share % size == 0)
+
+
+def pad(rows: list[list[int]], masks: list[list[bool]]) -> dict[str, torch.Tensor]:
+    """Stack rows, padded on the right; padding has id 0 and no loss: it is known by position, never by value."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, (row, row_mask) in enumerate(zip(rows, masks, strict=True)):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = torch.tensor(row_mask)
+    return {"input_ids": ids, "loss_mask": mask, "tokens": torch.tensor(sum(len(row) for row in rows))}
+
+
+def collate_sft(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make a batch of conversations; items counts what the loss is averaged over."""
+    batch = pad([example["ids"] for example in examples], [example["mask"] for example in examples])
+    return batch | {"items": batch["loss_mask"].sum()}
+
+
+def collate_dpo(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make a batch of pairs: all chosen rows, then all rejected rows."""
+    batch = pad(
+        [example[f"{side}_ids"] for side in ("chosen", "rejected") for example in examples],
+        [example[f"{side}_mask"] for side in ("chosen", "rejected") for example in examples],
+    )
+    batch["items"] = torch.tensor(len(examples))
+    for key in ("ref_chosen_logps", "ref_rejected_logps"):
+        if key in examples[0]:
+            batch[key] = torch.tensor([example[key] for example in examples])
+    return batch

@@ -1,0 +1,83 @@
+"""Examples ready for training: cut to the maximum length, counted, with reasons for what was left out."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.data import Conversation, Pair
+from trainer.spans import Tokens, tokenize_conversation
+
+PROMPT_TOO_LONG = "prompt_longer_than_max_length"
+FIRST_TURN_CUT = "first_turn_longer_than_max_length"
+
+
+@dataclass
+class Examples:
+    """Rows for the trainer, and what happened on the way."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of one pass over the data."""
+        return sum(row["length"] for row in self.rows)
+
+    @property
+    def loss_tokens(self) -> int:
+        """Count the tokens that carry loss in one pass over the data."""
+        return sum(sum(mask) for row in self.rows for key, mask in row.items() if key.endswith("mask"))
+
+
+def cut(tokens: Tokens, max_length: int) -> tuple[Tokens, bool]:
+    """Cut to max_length; a turn that loses its end loses all its loss; what follows the last target is left away."""
+    turns = list(tokens.turns)
+    truncated = False
+    if len(turns) > max_length:
+        first_cut = turns[max_length]
+        truncated = any(turn >= 0 for turn in turns[max_length:])
+        turns = turns[:max_length]
+        if first_cut >= 0:
+            turns = [-1 if turn == first_cut else turn for turn in turns]
+    end = max((position + 1 for position, turn in enumerate(turns) if turn >= 0), default=0)
+    return Tokens(tokens.ids[:end], turns[:end]), truncated
+
+
+def sft_examples(tokenizer: Any, conversations: list[Conversation], max_length: int) -> Examples:
+    """Tokenize conversations for sft."""
+    examples = Examples()
+    for conversation in conversations:
+        whole = tokenize_conversation(tokenizer, conversation.messages, conversation.where)
+        tokens, truncated = cut(whole, max_length)
+        if not tokens.ids:
+            examples.dropped[_reason(whole, max_length)] += 1
+            continue
+        examples.truncated += truncated
+        examples.rows.append({"ids": tokens.ids, "mask": tokens.mask, "length": len(tokens.ids)})
+    return examples
+
+
+def dpo_examples(tokenizer: Any, pairs: list[Pair], max_length: int) -> Examples:
+    """Tokenize pairs for dpo; a pair goes if one side has no whole turn left."""
+    examples = Examples()
+    for pair in pairs:
+        row: dict[str, Any] = {"length": 0}
+        cut_here = False
+        for side, messages in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+            whole = tokenize_conversation(tokenizer, pair.prompt + messages, f"{pair.where} {side}", len(pair.prompt))
+            tokens, truncated = cut(whole, max_length)
+            if not tokens.ids:
+                examples.dropped[_reason(whole, max_length)] += 1
+                break
+            cut_here |= truncated
+            row |= {f"{side}_ids": tokens.ids, f"{side}_mask": tokens.mask, "length": row["length"] + len(tokens.ids)}
+        else:
+            examples.truncated += cut_here
+            examples.rows.append(row)
+    return examples
+
+
+def _reason(whole: Tokens, max_length: int) -> str:
+    first = next(position for position, turn in enumerate(whole.turns) if turn >= 0)
+    return PROMPT_TOO_LONG if first >= max_length else FIRST_TURN_CUT

@@ -1,0 +1,39 @@
+"""Logits only where there is loss.
+
+With a vocabulary of 49k the head costs more than a small backbone, and four of five tokens of an agent's trajectory
+carry no loss. A hook on the head picks the positions before it runs, so the model's own forward is used as it is
+(under FSDP, DDP and adapters alike). Rows are padded on the right: under causal attention the padding cannot reach
+a real token, so no attention mask is needed and attention takes its fast path.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.losses import target_logps
+
+
+@contextmanager
+def head_at(head: nn.Module, keep: Tensor) -> Iterator[None]:
+    """Let the head see only the positions of keep [rows, positions]; its output becomes [n, vocabulary]."""
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][keep], *args[1:])
+
+    hook = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def logps_at_targets(model: nn.Module, head: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of each target and its row; ids and mask [rows, positions], padded on the right."""
+    keep = mask[:, 1:]
+    with head_at(head, keep):
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    rows = torch.nonzero(keep)[:, 0]
+    return target_logps(logits, ids[:, 1:][keep]), rows

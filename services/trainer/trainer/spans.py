@@ -1,0 +1,130 @@
+"""From a conversation to token ids and a mask of the tokens that carry loss.
+
+What an assistant message adds to the prompt is found by rendering prefixes of the conversation with the chat template,
+so any template works, with or without generation markers. The span starts after the header that asks for an answer and
+ends with the token that closes the turn, found by position: a pad token of the same value is never confused with it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data import Message, is_trained
+from trainer.errors import JobError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of one text, which of them are targets, and which turn (0, 1, ...; -1: none) each target belongs to."""
+
+    ids: list[int]
+    turns: list[int]
+
+    @property
+    def mask(self) -> list[bool]:
+        """Tell for each token whether it carries loss."""
+        return [turn >= 0 for turn in self.turns]
+
+
+def tokenize_conversation(tokenizer: Any, messages: list[Message], where: str, prompt_messages: int = 0) -> Tokens:
+    """Render and tokenize a conversation; assistant messages from index prompt_messages on are targets."""
+    text, spans = trained_spans(tokenizer, messages, where, prompt_messages)
+    ids, turns = _tokenize_with_spans(tokenizer, text, spans)
+    if ids is None:
+        ids, turns = _tokenize_in_pieces(tokenizer, text, spans, where)
+    return Tokens(ids, turns)
+
+
+def trained_spans(
+    tokenizer: Any, messages: list[Message], where: str, prompt_messages: int = 0
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the rendered conversation and the character ranges of the trained assistant messages."""
+    plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+    full = _render(tokenizer, plain, False, where)
+    spans = []
+    for index, message in enumerate(messages):
+        if index < prompt_messages or not is_trained(message):
+            continue
+        before = _render(tokenizer, plain[:index], True, where)
+        after = _render(tokenizer, plain[: index + 1], False, where)
+        if not after.startswith(before) or not full.startswith(after):
+            raise JobError(
+                f"{where}: message {index} is rendered in another way when the conversation goes on, so the template "
+                "of this model cannot be trained turn by turn: use a chat template that only appends"
+            )
+        spans.append((len(before), _end_of_turn(tokenizer, full, len(before), len(after), message, where)))
+    return full, spans
+
+
+def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool, where: str) -> str:
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:  # templates raise whatever they like
+        raise JobError(f"{where}: the chat template refuses the conversation ({error}): correct the line") from error
+    return str(text)
+
+
+def _end_of_turn(tokenizer: Any, text: str, start: int, end: int, message: Message, where: str) -> int:
+    """Return where the turn's closing special token ends; what the template puts after it is never generated."""
+    content_end = start
+    at = text.find(message["content"].strip(), start, end)
+    if at >= 0:
+        content_end = at + len(message["content"].strip())
+    closing = [
+        (found, found + len(token))
+        for token in _special_tokens(tokenizer)
+        if (found := text.find(token, content_end, end)) >= 0
+    ]
+    if at < 0 or not closing:
+        raise JobError(
+            f"{where}: the chat template does not render the assistant message followed by a special token that ends "
+            "the turn, so the model could not learn to stop: use a template that closes turns with one"
+        )
+    return min(closing)[1]
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def _tokenize_with_spans(
+    tokenizer: Any, text: str, spans: list[tuple[int, int]]
+) -> tuple[list[int] | None, list[int]]:
+    """Tokenize the whole text; no ids if a token crosses the border of a span."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    turns = [-1] * len(encoded["input_ids"])
+    position = 0
+    for turn, (start, end) in enumerate(spans):
+        last = start
+        while position < len(turns) and encoded["offset_mapping"][position][0] < end:
+            token_start, token_end = encoded["offset_mapping"][position]
+            if token_start >= start:
+                turns[position] = turn
+                last = token_end
+            elif token_end > start:
+                return None, []
+            position += 1
+        if last != end:
+            return None, []
+    return list(encoded["input_ids"]), turns
+
+
+def _tokenize_in_pieces(
+    tokenizer: Any, text: str, spans: list[tuple[int, int]], where: str
+) -> tuple[list[int], list[int]]:
+    """Tokenize prompt and answer apart, as a server does that tokenizes a prompt and appends what it generates."""
+    ids: list[int] = []
+    turns: list[int] = []
+    position = 0
+    borders = [(start, end, turn) for turn, (start, end) in enumerate(spans)]
+    for start, end, turn in [*borders, (len(text), len(text), -1)]:
+        for piece, owner in ((text[position:start], -1), (text[start:end], turn)):
+            piece_ids = tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
+            ids += piece_ids
+            turns += [owner] * len(piece_ids)
+        position = end
+    if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
+        raise JobError(
+            f"{where}: a token crosses the border of an assistant message and the pieces do not decode to the text: "
+            "use a tokenizer and template that keep the turns apart"
+        )
+    return ids, turns

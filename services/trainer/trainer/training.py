@@ -1,0 +1,214 @@
+"""An sft or dpo job: load, build the trainer, train, save."""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from trl import DPOConfig, SFTConfig
+
+from trainer.batches import collate_dpo, collate_sft, fit_micro_batch
+from trainer.checkpoint import base_version, empty_directory, library_versions, publish, write_manifest
+from trainer.data import Conversation, Pair
+from trainer.errors import JobError
+from trainer.examples import Examples, dpo_examples, sft_examples
+from trainer.job import Job
+from trainer.precision import choose_precision
+from trainer.progress import Progress
+from trainer.states import SaveNowAndThen, last_state, open_partial
+from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
+
+
+def train(
+    job: Job, conversations: list[Conversation], pairs: list[Pair], data_sha256: str, progress: Progress
+) -> dict[str, Any]:
+    """Run an sft or dpo job; return the manifest (on the main process)."""
+    started = time.monotonic()
+    processes = PartialState()
+    config, tokenizer = _load_config_and_tokenizer(job)
+    if job.method == "sft":
+        examples = sft_examples(tokenizer, conversations, job.max_length)
+    else:
+        examples = dpo_examples(tokenizer, pairs, job.max_length)
+    if not examples.rows:
+        raise JobError(
+            f"no example of {job.data} fits into max_length {job.max_length} ({dict(examples.dropped)}), so there is "
+            "nothing to train on: raise max_length or shorten the prompts"
+        )
+    if job.batch_size % processes.num_processes:
+        raise JobError(
+            f"batch_size {job.batch_size} cannot be shared by {processes.num_processes} processes: make it a multiple"
+        )
+    steps = job.max_steps or math.ceil(job.epochs * math.ceil(len(examples.rows) / job.batch_size))
+    partial = Path(job.output.rstrip("/") + ".partial")
+    identity = {
+        "job": job.model_dump(mode="json"),
+        "data_sha256": data_sha256,
+        "base_version": base_version(job.model),
+        "processes": processes.num_processes,
+        "precision": choose_precision(job.precision),
+    }
+    with processes.main_process_first():
+        precision = open_partial(partial, identity)["precision"]
+    state = last_state(partial)
+    progress.emit("start", **_start_fields(job, examples, steps, precision, state))
+    trainer = _build_trainer(job, examples, steps, precision, partial, tokenizer)
+    trainer.start_reporting(progress)
+    trainer.train(resume_from_checkpoint=str(state) if state else None)
+    loss = trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None
+    metrics = {
+        "loss": loss,
+        **trainer.last_terms,
+        "steps": trainer.state.global_step,
+        "examples": len(examples.rows),
+        "dropped": dict(examples.dropped),
+        "truncated": examples.truncated,
+        "tokens": trainer.total_tokens,
+        "precision": precision,
+        "train_s": round(time.monotonic() - started, 3),
+    }
+    final = partial / "final"
+    _save_weights(trainer, job, final, getattr(config, "dtype", None) or torch.bfloat16)
+    manifest: dict[str, Any] = {"version": None, "metrics": metrics}
+    if processes.is_main_process:
+        tokenizer.save_pretrained(final)
+        manifest = write_manifest(final, job, data_sha256, tokenizer, metrics)
+        publish(final, Path(job.output))
+        shutil.rmtree(partial, ignore_errors=True)
+    processes.wait_for_everyone()
+    return manifest
+
+
+def _load_config_and_tokenizer(job: Job) -> tuple[Any, Any]:
+    try:
+        config = AutoConfig.from_pretrained(job.model)
+        tokenizer = AutoTokenizer.from_pretrained(job.model)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise JobError(
+            f"model {job.model} cannot be loaded ({reason}): set model to a checkpoint directory or a hub id"
+        ) from error
+    if not tokenizer.chat_template:
+        raise JobError(
+            f"the tokenizer of {job.model} has no chat template, so conversations cannot be rendered: choose a chat "
+            "model or add a chat_template.jinja"
+        )
+    positions = getattr(config, "max_position_embeddings", None) or job.max_length
+    if job.max_length > positions:
+        raise JobError(
+            f"max_length {job.max_length} is more than the {positions} positions of {job.model}: lower max_length"
+        )
+    return config, tokenizer
+
+
+def _start_fields(job: Job, examples: Examples, steps: int, precision: str, state: Path | None) -> dict[str, Any]:
+    return {
+        "method": job.method,
+        "examples": len(examples.rows),
+        "dropped": dict(examples.dropped),
+        "truncated": examples.truncated,
+        "tokens": examples.tokens,
+        "loss_tokens": examples.loss_tokens,
+        "steps": steps,
+        "precision": precision,
+        "resumed_step": int(state.name.split("-")[1]) if state else 0,
+        "versions": library_versions(),
+    }
+
+
+def _build_trainer(
+    job: Job, examples: Examples, steps: int, precision: str, partial: Path, tokenizer: Any
+) -> AgentTrainer:
+    processes = PartialState().num_processes
+    micro_batch_size = fit_micro_batch(job.batch_size, job.micro_batch_size, processes)
+    options: dict[str, Any] = {
+        "output_dir": str(partial),
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": job.batch_size // micro_batch_size // processes,
+        "num_train_epochs": job.epochs,
+        "max_steps": job.max_steps or -1,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if job.scheduler == "constant" else job.scheduler,
+        "warmup_steps": math.ceil(steps * job.warmup_ratio),
+        "weight_decay": job.weight_decay,
+        "max_grad_norm": job.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "bf16": precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "gradient_checkpointing": job.gradient_checkpointing,
+        "seed": job.seed,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "max_length": None,
+    }
+    rows = sorted(examples.rows, key=lambda row: -row["length"])  # little padding when the reference reads them in order
+    # frozen weights need no float32 master copy
+    frozen_in_bf16 = job.lora is not None and precision == "bf16"
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    parts: dict[str, Any] = {
+        "model": model,
+        "train_dataset": Dataset.from_list(rows),
+        "processing_class": tokenizer,
+        "peft_config": _lora_config(job),
+        "callbacks": [SaveNowAndThen(job.checkpoint_every_s)],
+    }
+    if job.method == "sft":
+        arguments = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
+        return SftTrainer(args=arguments, data_collator=collate_sft, **parts)
+    arguments = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
+    return DpoTrainer(args=arguments, data_collator=collate_dpo, **parts)
+
+
+def _lora_config(job: Job) -> LoraConfig | None:
+    if job.lora is None:
+        return None
+    return LoraConfig(
+        r=job.lora.r,
+        lora_alpha=job.lora.alpha,
+        lora_dropout=job.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _save_weights(trainer: AgentTrainer, job: Job, directory: Path, dtype: torch.dtype) -> None:
+    """Gather the weights of all processes and write them in dtype; adapters are merged if the job says so."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return
+    empty_directory(directory)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if job.lora is None:
+        _save_in(model, state, directory, dtype)
+        return
+    adapter = empty_directory(directory.with_name("adapter")) if job.lora.merge else directory
+    model.save_pretrained(adapter, state_dict=state)
+    if job.lora.merge:
+        base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+        merged: PreTrainedModel = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+        _save_in(merged, merged.state_dict(), directory, dtype)
+
+
+def _save_in(model: PreTrainedModel, state: dict[str, torch.Tensor], directory: Path, dtype: torch.dtype) -> None:
+    """Save weights in dtype; tied weights stay one tensor, and the config names the dtype of the file."""
+    cast: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        cast.setdefault(tensor.data_ptr(), tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    model.save_pretrained(directory, state_dict={name: cast[tensor.data_ptr()] for name, tensor in state.items()})
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
