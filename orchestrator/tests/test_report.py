@@ -52,7 +52,7 @@ def _episode(policy, split, task_type, variation, skill, sample=0):
         messages.append({"role": "assistant", "content": thought if valid else "I am not sure what to do."})
         answer = f"You {action}. The door is open, you see:\n\ta substance called air" if valid else "No known action."
         messages.append({"role": "user", "content": f"Observation: {answer}"})
-        new = round(goal * (k + 1) / length, 4)
+        new = round(goal * max(0, k - 1) / (length - 2), 4)  # the way there earns nothing
         steps.append(
             {
                 "action": action if valid else None,

@@ -70,6 +70,14 @@ def test_titles_and_labels_are_escaped_in_charts():
         assert "&lt;script&gt;&amp;" in chart
 
 
+def test_a_long_policy_name_leaves_room_for_the_chart():
+    name = "a-model-with-a-very-long-name-indeed-" * 5
+    chart = line_chart("x", "t", "d", [Line(name, [1, 2], [1, 2], 1)] * 2, "step", "nats")
+    xs = [float(x) for x in re.findall(r"[ML]([\d.]+) ", re.search(r'<path d="([^"]*)"', chart).group(1))]
+    assert xs[1] - xs[0] > 100
+    assert name not in bar_chart("x", "t", "d", [Bar(name, "n = 9", 0.2, 0.1, 0.3, 1, "0.2")], "score")
+
+
 def test_a_negative_difference_is_drawn_left_of_zero():
     chart = bar_chart("x", "t", "d", [Bar("a", "n = 9", -0.2, -0.3, -0.1, 1, "")], "difference")
     x, width = map(float, re.search(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart).groups())

@@ -93,9 +93,7 @@ def test_two_thousand_values_take_less_than_three_seconds():
     assert time.process_time() - start < 3
 
 
-@pytest.mark.parametrize(
-    ("wins", "losses", "p"), [(0, 0, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024), (1, 9, 22 / 1024), (5, 5, 1.0)]
-)
+@pytest.mark.parametrize(("wins", "losses", "p"), [(0, 0, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024), (1, 9, 22 / 1024), (5, 5, 1.0)])
 def test_the_sign_test_is_the_exact_binomial(wins, losses, p):
     assert sign_test(wins, losses) == pytest.approx(p)
 

@@ -1,5 +1,6 @@
 """From a run's files to its report: pure counting, no output."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -142,7 +143,12 @@ def _task_types(evaluations: Sequence[tuple[Stage, str, list[Episode]]]) -> list
             own = [e for e in episodes if e.task_type == task_type]
             row = rows.setdefault((split, task_type), TypeRow(split=split, task_type=task_type, cells={}))
             row.cells[stage.policy] = TypeCell(n=len(own), score=fmean(e.score for e in own), success_rate=fmean(e.success for e in own))
-    return [rows[k] for k in sorted(rows)]
+    return [rows[k] for k in sorted(rows, key=lambda k: (k[0], _by_number(k[1])))]
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts task-2 before task-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _curve(stage: Stage) -> Curve | None:

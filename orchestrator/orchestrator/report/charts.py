@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 #: Text is set in these units, and a chart is drawn about as wide as a phone, so that it is legible there without zooming.
-WIDTH = 420
+WIDTH = 380
 TEXT = 11
 MINUS = "\N{MINUS SIGN}"
 CHARACTER = 6.1  # an upper estimate of a character's width at that size
@@ -77,6 +77,11 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     return result
 
 
+def short(label: str, most: int = 22) -> str:
+    """A label that leaves room for the chart; tables have the whole name."""
+    return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(text)}</text>'
 
@@ -99,7 +104,7 @@ def bar_chart(
     """Horizontal bars from zero with interval whiskers. `full` fixes the axis, where the unit has known ends."""
     low, high = full or (min(0.0, *(b.low for b in bars)), max(0.0, *(b.high for b in bars)))
     ticks = nice_ticks(low, high)
-    left = min(150.0, 12 + CHARACTER * max(len(t) for b in bars for t in (b.label, b.note)))
+    left = min(160.0, 12 + CHARACTER * max(len(t) for b in bars for t in (short(b.label), b.note)))
     right = WIDTH - 14 - CHARACTER * max(len(b.text) for b in bars)
     row, top = 38, 8
     bottom = top + row * len(bars)
@@ -112,7 +117,7 @@ def bar_chart(
         middle = top + row * i + row / 2
         start, end = sorted((x(0), x(bar.value)))
         body += [
-            _text(left - 8, middle - 2, bar.label, "strong", "end"),
+            _text(left - 8, middle - 2, short(bar.label), "strong", "end"),
             _text(left - 8, middle + 11, bar.note, "soft", "end"),
             f'<rect x="{start:.1f}" y="{middle - 9:.1f}" width="{end - start:.1f}" height="18" class="bar c{bar.colour}"/>',
             _line(x(bar.low), middle, x(bar.high), middle, "whisker"),
@@ -154,7 +159,7 @@ def line_chart(
     y_step = y_ticks[1] - y_ticks[0]
     top, bottom = 24.0, 210.0
     left = 12 + CHARACTER * max(len(tick_text(t, y_step)) for t in y_ticks)
-    right = WIDTH - (16 + CHARACTER * max(len(line.label) for line in lines) if len(lines) > 1 else 10.0)
+    right = WIDTH - (16 + CHARACTER * max(len(short(line.label)) for line in lines) if len(lines) > 1 else 16.0)
 
     def x(value: float) -> float:
         return left + (value - x_low) / (x_high - x_low) * (right - left)
@@ -177,7 +182,7 @@ def line_chart(
         ends.append(next(y(b) for _, b in reversed(points) if b is not None) if any(b is not None for _, b in points) else top)
     if len(lines) > 1:
         for line, place in zip(lines, spread(ends, 13.0, top, bottom), strict=True):
-            body.append(_text(right + 7, place + 4, line.label, f"label t{line.colour}"))
+            body.append(_text(right + 7, place + 4, short(line.label), f"label t{line.colour}"))
     return _svg(ident, bottom + 40, title, description, body)
 
 

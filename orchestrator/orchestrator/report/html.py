@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from orchestrator.report.charts import MINUS, Bar, Line, bar_chart, line_chart, share_bar
@@ -77,24 +78,25 @@ def few_steps(last: int, most: int = 12) -> list[int]:
     return sorted({*range(0, last + 1, stride), last})
 
 
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {f.__name__: f for f in (score, signed, interval, percent, duration, p_value, plain, few_steps)}
+    environment.globals |= {"signed": signed, "percent": percent}
+    files = resources.files("orchestrator.report")
+    environment.globals["css"] = Markup((files / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
+    return environment.from_string((files / "template.html.j2").read_text(encoding="utf-8"))
+
+
 def render_html(report: Report) -> str:
     """The whole page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "score": score,
-        "signed": signed,
-        "interval": interval,
-        "percent": percent,
-        "duration": duration,
-        "p_value": p_value,
-        "few_steps": few_steps,
-        "plain": plain,
-    }
-    environment.globals |= {"signed": signed, "percent": percent, "colours": _colours(report)}
-    files = resources.files("orchestrator.report")
-    template = environment.from_string((files / "template.html.j2").read_text(encoding="utf-8"))
-    css = Markup((files / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of this package
-    return template.render(r=report, css=css, splits=_splits(report), training=_training(report), pair_bars=_pairs(report))
+    return _template().render(
+        r=report,
+        colours=_colours(report),
+        splits=_splits(report),
+        training=_training(report),
+        pair_bars=_pairs(report),
+    )
 
 
 def _colours(report: Report) -> dict[str, int]:
@@ -109,8 +111,8 @@ def _splits(report: Report) -> list[dict[str, Any]]:
     for i, split in enumerate(dict.fromkeys(row.split for row in report.policies)):
         rows = [r for r in report.policies if r.split == split]
         differences = [d for d in report.differences if d.split == split]
-        lines = [Line(r.policy, range(len(r.best_score_by_step)), r.best_score_by_step, colours[r.policy]) for r in rows]
         longest = max(len(r.best_score_by_step) for r in rows)
+        lines = [Line(r.policy, range(longest), _held(r.best_score_by_step, longest), colours[r.policy]) for r in rows]
         result.append(
             {
                 "name": split,
@@ -151,6 +153,11 @@ def _splits(report: Report) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def _held(values: list[float], length: int) -> list[float]:
+    """The values, the last one held: ended episodes keep their best."""
+    return values + values[-1:] * (length - len(values))
 
 
 def _gains(i: int, split: str, report: Report, colours: Mapping[str, int]) -> Markup:
