@@ -70,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def expert(self, task_id: str) -> list[str]:
-        """Return the actions of an expert; the episode that was loaded is lost."""
+        """Return the actions of an expert; the episode that is loaded may be lost."""
         ...
 
     def close(self) -> None:

@@ -12,11 +12,11 @@ from env_sciworld.tables import TaskType, split_task_id, task_types
 REFUSED = "The simulator could not carry out that action."
 
 
-def create(simplification: str, heap_mb: int) -> "SciworldEngine":
+def create(simplification: str, heap_mb: int, gold_heap_mb: int) -> "SciworldEngine":
     """Return an engine; the service's worker calls this."""
     jvm = Jvm(heap_mb)
     jvm.end_process_with_it()
-    return SciworldEngine(jvm, simplification)
+    return SciworldEngine(jvm, simplification, gold_heap_mb)
 
 
 @dataclass
@@ -25,6 +25,7 @@ class SciworldEngine:
 
     jvm: Jvm
     simplification: str
+    gold_heap_mb: int
     _best: float = 0.0
 
     def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
@@ -49,10 +50,14 @@ class SciworldEngine:
         return self._outcome(text, {}, include)
 
     def expert(self, task_id: str) -> list[str]:
-        """Return the simulator's gold path."""
+        """Return the simulator's gold path, from a JVM for it alone: the search needs much more memory than an episode."""
         task_type, variation = self._find(task_id)
-        self.jvm.simulator.load(task_type.simulator_name, variation, self.simplification, True)
-        return list(self.jvm.simulator.getGoldActionSequence())
+        jvm = Jvm(self.gold_heap_mb)
+        try:
+            jvm.simulator.load(task_type.simulator_name, variation, self.simplification, True)
+            return list(jvm.simulator.getGoldActionSequence())
+        finally:
+            jvm.close()
 
     def close(self) -> None:
         """End the JVM."""

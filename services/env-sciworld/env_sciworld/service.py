@@ -17,7 +17,8 @@ class SciworldSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ETO_SCIWORLD_", extra="ignore")
 
     simplification: Literal["easy", ""] = "easy"  # what ETO and the papers after it play
-    heap_mb: int = Field(default=192, ge=64, le=8192)
+    heap_mb: int = Field(default=128, ge=64, le=8192)  # of a JVM that plays; 64 was enough in all episodes tried
+    gold_heap_mb: int = Field(default=1536, ge=64, le=65536)  # of the JVM that looks for one gold path and then ends
 
 
 def check() -> None:
