@@ -59,14 +59,10 @@ def finished_manifest(job: Job, data_sha256: str) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"output {output} exists and is no finished checkpoint: choose another output or remove it"
-        ) from error
+        raise JobError(f"output {output} exists and is no finished checkpoint: choose another output or remove it") from error
     same = (job.model_dump(mode="json"), data_sha256, base_version(job.model))
     if (manifest.get("job"), manifest.get("data_sha256"), manifest.get("base_version")) != same:
-        raise JobError(
-            f"output {output} holds the result of another job, data or base model: choose another output or remove it"
-        )
+        raise JobError(f"output {output} holds the result of another job, data or base model: choose another output or remove it")
     return manifest
 
 

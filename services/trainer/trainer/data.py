@@ -42,9 +42,7 @@ def read_conversations(path: str) -> list[Conversation]:
     rows = [Conversation(_messages(record, "messages", where), where) for where, record in _records(path)]
     for row in rows:
         if not any(is_trained(message) for message in row.messages):
-            raise JobError(
-                f"{row.where}: no assistant message to train on (none, or all with weight 0): remove the line"
-            )
+            raise JobError(f"{row.where}: no assistant message to train on (none, or all with weight 0): remove the line")
     return rows
 
 
@@ -55,9 +53,7 @@ def read_pairs(path: str) -> list[Pair]:
         sides = {key: _messages(record, key, where) for key in ("prompt", "chosen", "rejected")}
         for key in ("chosen", "rejected"):
             if sides[key][0]["role"] != "assistant" or sides[key][-1]["role"] != "assistant":
-                raise JobError(
-                    f"{where}: {key} must start and end with an assistant message: cut the observation that sticks out"
-                )
+                raise JobError(f"{where}: {key} must start and end with an assistant message: cut the observation that sticks out")
             if not any(is_trained(message) for message in sides[key]):
                 raise JobError(f"{where}: every message of {key} has weight 0, nothing is compared: remove the line")
         rows.append(Pair(where=where, **sides))

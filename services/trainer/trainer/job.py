@@ -102,9 +102,7 @@ def load_job(path: str) -> Job:
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise JobError(
-            f"job file {path} cannot be read ({error.strerror}): give the path of a JSON job file"
-        ) from error
+        raise JobError(f"job file {path} cannot be read ({error.strerror}): give the path of a JSON job file") from error
     except ValueError as error:
         raise JobError(f"job file {path} is not JSON ({error}): correct the file") from error
     try:
@@ -112,6 +110,4 @@ def load_job(path: str) -> Job:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the job"
-        raise JobError(
-            f"job file {path}: {where}: {first['msg']}; python -m trainer --schema lists every option"
-        ) from error
+        raise JobError(f"job file {path}: {where}: {first['msg']}; python -m trainer --schema lists every option") from error

@@ -30,9 +30,7 @@ def sft_loss(logps: Tensor, total: Tensor | int) -> Tensor:
     return -logps.sum() / total
 
 
-def dpo_loss(
-    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> PreferenceLoss:
+def dpo_loss(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> PreferenceLoss:
     """Return Rafailov et al. (2023), equation 7, for each pair; arguments are summed log-probabilities of sides."""
     reward_chosen = beta * (chosen - reference_chosen)
     reward_rejected = beta * (rejected - reference_rejected)

@@ -34,9 +34,7 @@ def tokenize_conversation(tokenizer: Any, messages: list[Message], where: str, p
     return Tokens(ids, turns)
 
 
-def trained_spans(
-    tokenizer: Any, messages: list[Message], where: str, prompt_messages: int = 0
-) -> tuple[str, list[tuple[int, int]]]:
+def trained_spans(tokenizer: Any, messages: list[Message], where: str, prompt_messages: int = 0) -> tuple[str, list[tuple[int, int]]]:
     """Return the rendered conversation and the character ranges of the trained assistant messages."""
     plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     full = _render(tokenizer, plain, False, where)
@@ -69,11 +67,7 @@ def _end_of_turn(tokenizer: Any, text: str, start: int, end: int, message: Messa
     at = text.find(message["content"].strip(), start, end)
     if at >= 0:
         content_end = at + len(message["content"].strip())
-    closing = [
-        (found, found + len(token))
-        for token in _special_tokens(tokenizer)
-        if (found := text.find(token, content_end, end)) >= 0
-    ]
+    closing = [(found, found + len(token)) for token in _special_tokens(tokenizer) if (found := text.find(token, content_end, end)) >= 0]
     if at < 0 or not closing:
         raise JobError(
             f"{where}: the chat template does not render the assistant message followed by a special token that ends "
@@ -86,9 +80,7 @@ def _special_tokens(tokenizer: Any) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
-def _tokenize_with_spans(
-    tokenizer: Any, text: str, spans: list[tuple[int, int]]
-) -> tuple[list[int] | None, list[int]]:
+def _tokenize_with_spans(tokenizer: Any, text: str, spans: list[tuple[int, int]]) -> tuple[list[int] | None, list[int]]:
     """Tokenize the whole text; no ids if a token crosses the border of a span."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     turns = [-1] * len(encoded["input_ids"])
@@ -108,9 +100,7 @@ def _tokenize_with_spans(
     return list(encoded["input_ids"]), turns
 
 
-def _tokenize_in_pieces(
-    tokenizer: Any, text: str, spans: list[tuple[int, int]], where: str
-) -> tuple[list[int], list[int]]:
+def _tokenize_in_pieces(tokenizer: Any, text: str, spans: list[tuple[int, int]], where: str) -> tuple[list[int], list[int]]:
     """Tokenize prompt and answer apart, as a server does that tokenizes a prompt and appends what it generates."""
     ids: list[int] = []
     turns: list[int] = []

@@ -39,9 +39,7 @@ class SaveNowAndThen(TrainerCallback):  # type: ignore[misc]
         self.every_s = every_s
         self.last = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Decide after every optimiser step; the last one needs no state."""
         if time.monotonic() - self.last >= self.every_s and state.global_step < state.max_steps:
             control.should_save = True

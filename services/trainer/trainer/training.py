@@ -26,9 +26,7 @@ from trainer.states import SaveNowAndThen, last_state, open_partial
 from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
 
 
-def train(
-    job: Job, conversations: list[Conversation], pairs: list[Pair], data_sha256: str, progress: Progress
-) -> dict[str, Any]:
+def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_sha256: str, progress: Progress) -> dict[str, Any]:
     """Run an sft or dpo job; return the manifest (on the main process)."""
     started = time.monotonic()
     processes = PartialState()
@@ -43,9 +41,7 @@ def train(
             "nothing to train on: raise max_length or shorten the prompts"
         )
     if job.batch_size % processes.num_processes:
-        raise JobError(
-            f"batch_size {job.batch_size} cannot be shared by {processes.num_processes} processes: make it a multiple"
-        )
+        raise JobError(f"batch_size {job.batch_size} cannot be shared by {processes.num_processes} processes: make it a multiple")
     steps = job.max_steps or math.ceil(job.epochs * math.ceil(len(examples.rows) / job.batch_size))
     partial = Path(job.output.rstrip("/") + ".partial")
     identity = {
@@ -92,9 +88,7 @@ def _load_config_and_tokenizer(job: Job) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(job.model)
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise JobError(
-            f"model {job.model} cannot be loaded ({reason}): set model to a checkpoint directory or a hub id"
-        ) from error
+        raise JobError(f"model {job.model} cannot be loaded ({reason}): set model to a checkpoint directory or a hub id") from error
     if not tokenizer.chat_template:
         raise JobError(
             f"the tokenizer of {job.model} has no chat template, so conversations cannot be rendered: choose a chat "
@@ -102,9 +96,7 @@ def _load_config_and_tokenizer(job: Job) -> tuple[Any, Any]:
         )
     positions = getattr(config, "max_position_embeddings", None) or job.max_length
     if job.max_length > positions:
-        raise JobError(
-            f"max_length {job.max_length} is more than the {positions} positions of {job.model}: lower max_length"
-        )
+        raise JobError(f"max_length {job.max_length} is more than the {positions} positions of {job.model}: lower max_length")
     return config, tokenizer
 
 
@@ -123,9 +115,7 @@ def _start_fields(job: Job, examples: Examples, steps: int, precision: str, stat
     }
 
 
-def _build_trainer(
-    job: Job, examples: Examples, steps: int, precision: str, partial: Path, tokenizer: Any
-) -> AgentTrainer:
+def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, partial: Path, tokenizer: Any) -> AgentTrainer:
     processes = PartialState().num_processes
     micro_batch_size = fit_micro_batch(job.batch_size, job.micro_batch_size, processes)
     options: dict[str, Any] = {
