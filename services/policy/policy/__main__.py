@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-num-seqs", type=int, default=32, help="requests answered at the same time (default: %(default)s)")
     serve.add_argument(
         "--kv-cache-gib",
-        type=int,
+        type=float,
         help=f"memory for the KV cache in GiB (default: {server.DEFAULT_CPU_KV_CACHE_GIB} on a CPU; on a GPU what vLLM finds free)",
     )
     serve.add_argument(
@@ -101,6 +101,7 @@ def _serve(arguments: argparse.Namespace, extra: list[str]) -> None:
     server.check(settings, os.environ)
     server.check_port_is_free(settings.host, settings.port)
     model = prepare(arguments.model)
+    server.context_limit(model, settings.max_model_len)
     print(_announcement(model, settings), file=sys.stderr, flush=True)
     server.start(model, settings)
 

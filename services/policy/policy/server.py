@@ -29,7 +29,7 @@ class ServeSettings:
     served_name: str = "policy"
     max_model_len: int | None = None
     max_num_seqs: int = 32
-    kv_cache_gib: int | None = None
+    kv_cache_gib: float | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     eager: bool | None = None
     adapters: bool = False
@@ -104,11 +104,20 @@ def api_key(environment: Mapping[str, str]) -> str | None:
     return environment.get("ETO_POLICY_TOKEN") or environment.get("VLLM_API_KEY") or None
 
 
+def context_limit(model: Model, asked: int | None) -> int:
+    """The tokens of prompt and answer together: as asked, else the default or what the model was made for."""
+    if asked is None:
+        return min(DEFAULT_MAX_MODEL_LEN, model.max_positions or DEFAULT_MAX_MODEL_LEN)
+    if model.max_positions is not None and asked > model.max_positions:
+        raise PolicyError(
+            f"--max-model-len {asked} was asked for, but {model.location} was made for {model.max_positions} positions "
+            f"(max_position_embeddings of its config.json). Ask for at most that, or leave --max-model-len out."
+        )
+    return asked
+
+
 def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
     """The arguments of `vllm serve`. The API key is not among them: others could read it in the process list."""
-    limit = settings.max_model_len
-    if limit is None and model.is_local:
-        limit = min(DEFAULT_MAX_MODEL_LEN, model.max_positions or DEFAULT_MAX_MODEL_LEN)
     eager = settings.eager if settings.eager is not None else settings.device == "cpu"
     arguments = [
         "serve",
@@ -116,7 +125,7 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
         *("--host", settings.host),
         *("--port", str(settings.port)),
         *("--served-model-name", settings.served_name),
-        *("--max-model-len", str(limit or DEFAULT_MAX_MODEL_LEN)),
+        *("--max-model-len", str(context_limit(model, settings.max_model_len))),
         *("--max-num-seqs", str(settings.max_num_seqs)),
         # The request alone says how to sample: many models ship a generation_config.json that would add to it.
         *("--generation-config", "vllm"),
@@ -125,8 +134,8 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
     ]
     if eager:
         arguments.append("--enforce-eager")
-    if settings.kv_cache_gib is not None and settings.device == "cuda":
-        arguments += ["--kv-cache-memory-bytes", str(settings.kv_cache_gib * 2**30)]
+    if settings.kv_cache_gib is not None:
+        arguments += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 2**30))]
     if not model.has_chat_template and "--chat-template" not in settings.extra:
         arguments += ["--chat-template", str(CHATML)]
     if settings.adapters:
@@ -147,9 +156,10 @@ def serve_environment(model: Model, settings: ServeSettings, environment: Mappin
     if settings.adapters:
         result["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if settings.device == "cpu":
-        if settings.kv_cache_gib is not None:
-            result["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
-        result.setdefault("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_CPU_KV_CACHE_GIB))
+        if settings.kv_cache_gib is None:
+            result.setdefault("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_CPU_KV_CACHE_GIB))
+        else:
+            result.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over --kv-cache-memory-bytes
         # By default vLLM keeps one core for itself: half of a machine with two.
         result.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         already = result.get("LD_PRELOAD", "")
