@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+from orchestrator.config import ConfigError, RunConfig, load_config
+
+GOOD = """name: one
+train_tasks: {split: eto-train, per_type: 2}
+evaluate:
+  - {split: eto-unseen}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_small_file_is_enough(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), {"rollout.concurrency": 3, "model": "some/hub-id"})
+    assert (config.name, config.rollout.concurrency, config.model) == ("one", 3, "some/hub-id")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "rolout: {}\n", r"line 5: rolout: unknown key; known here: name, seed, model"),
+        (GOOD + "rollout:\n  temperature: hot\n", r"line 6: rollout\.temperature: Input should be a valid number"),
+        (GOOD + "rollout:\n  temperatur: 1\n", r"line 6: rollout\.temperatur: unknown key; known here: concurrency"),
+        (GOOD + "policy: {device: tpu}\n", r"line 5: policy\.device: Input should be 'auto', 'cpu' or 'cuda'"),
+        (GOOD.replace("eto-unseen}", "eto-unseen, per_type: 0}"), r"line 4: evaluate\.0\.per_type: .*greater than or equal to 1"),
+        ("name: one\n", r"train_tasks: Field required"),
+        ("name: ../one\n" + GOOD.split("\n", 1)[1], r"line 1: name: String should match"),
+        (GOOD + "sft: {max_length: 9000}\n", r"sft\.max_length is 9000 but policy\.max_model_len is 4096"),
+        ("", "is empty"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_fault_is_named_with_its_line_and_what_is_allowed(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_shipped_configurations_are_valid() -> None:
+    files = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert isinstance(load_config(file), RunConfig)
