@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from env_core.environment import Outcome
 
-from env_sciworld.jvm import Jvm
+from env_sciworld.jvm import SHORT_LIVED_FLAGS, Jvm
 from env_sciworld.scoring import best_score, is_success
 from env_sciworld.tables import TaskType, split_task_id, task_types
 
@@ -52,7 +52,7 @@ class SciworldEngine:
     def expert(self, task_id: str) -> list[str]:
         """Return the simulator's gold path, from a JVM for it alone: the search needs much more memory than an episode."""
         task_type, variation = self._find(task_id)
-        jvm = Jvm(self.gold_heap_mb)
+        jvm = Jvm(self.gold_heap_mb, SHORT_LIVED_FLAGS)
         try:
             jvm.simulator.load(task_type.simulator_name, variation, self.simplification, True)
             return list(jvm.simulator.getGoldActionSequence())

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ FLAGS = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
     "-XX:+ExitOnOutOfMemoryError",
-    "-XX:TieredStopAtLevel=1",  # halves the start; episodes are too short for C2
 )
+# For a JVM that ends soon: half the start, but twice the CPU of each step once warm (measured: 40 ms against 20).
+SHORT_LIVED_FLAGS = (*FLAGS, "-XX:TieredStopAtLevel=1")
 PROBE_TIMEOUT_S = 20
 
 
@@ -50,13 +52,13 @@ def check_java() -> None:
 class Jvm:
     """A JVM with one simulator in it. It ends with this process: it reads the end of a pipe that only we hold."""
 
-    def __init__(self, heap_mb: int) -> None:
+    def __init__(self, heap_mb: int, flags: Sequence[str] = FLAGS) -> None:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway  # type: ignore[import-untyped]
 
         jar = _jar()
         port, self.process = launch_gateway(
             classpath=str(jar),
-            javaopts=[f"-Xmx{heap_mb}m", *FLAGS],
+            javaopts=[f"-Xmx{heap_mb}m", *flags],
             die_on_exit=True,
             return_proc=True,
             java_path=find_java(),
