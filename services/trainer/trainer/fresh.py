@@ -47,7 +47,7 @@ def fresh_tokenizer(conversations: Iterable[list[Message]], vocab_size: int) -> 
     # the template's own words (role and newline) come with every message
     texts = (f"{message['role']}\n{message['content']}" for messages in conversations for message in messages)
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=END,
@@ -75,7 +75,9 @@ def fresh_model(options: InitOptions, tokenizer: Any, seed: int) -> LlamaForCaus
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model
 
 
@@ -97,7 +99,7 @@ def make_fresh(job: Job, conversations: list[Conversation], data_sha256: str, pr
     )
     partial = empty_directory(Path(job.output.rstrip("/") + ".partial"))
     final = empty_directory(partial / "final")
-    model.to(torch.bfloat16).save_pretrained(final)
+    model.bfloat16().save_pretrained(final)
     tokenizer.save_pretrained(final)
     metrics = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
     manifest = write_manifest(final, job, data_sha256, tokenizer, metrics)

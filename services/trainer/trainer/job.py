@@ -25,7 +25,7 @@ class LoraOptions(Section):
     """Train low-rank adapters on every linear layer but the head, instead of all weights."""
 
     r: int = Field(16, ge=1, description="rank of the adapters")
-    alpha: float = Field(32.0, gt=0, description="scale of the adapters; their output is multiplied by alpha / r")
+    alpha: int = Field(32, ge=1, description="scale of the adapters; their output is multiplied by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs zeroed while training, 0..1")
     merge: bool = Field(True, description="fold the adapters into the weights at the end, so plain weights are saved")
 
@@ -95,6 +95,11 @@ class Job(Section):
         if self.method != "init" and not self.model:
             raise ValueError(f"method {self.method} starts from a model: set model to a directory or a hub id")
         return self
+
+    @property
+    def base(self) -> str:
+        """The model to start from; init has none."""
+        return self.model or ""
 
 
 def load_job(path: str) -> Job:

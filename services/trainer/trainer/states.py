@@ -32,7 +32,7 @@ def last_state(partial: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-class SaveNowAndThen(TrainerCallback):  # type: ignore[misc]
+class SaveNowAndThen(TrainerCallback):
     """Ask for a state when the last one is older than every_s seconds; mark states that are whole."""
 
     def __init__(self, every_s: float) -> None:

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
-from trl import DPOTrainer, SFTTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from trainer.batches import BatchOrder
 from trainer.errors import TrainingError
@@ -20,7 +21,7 @@ from trainer.losses import dpo_loss, sft_loss, sums_by_row
 from trainer.progress import Progress
 
 
-class AgentTrainer(Trainer):  # type: ignore[misc]
+class AgentTrainer(Trainer):
     """What both methods share: order of examples, counting, progress lines."""
 
     progress: Progress
@@ -40,7 +41,7 @@ class AgentTrainer(Trainer):  # type: ignore[misc]
             self.sums[name] = self.sums[name] + value.detach().float()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return BatchOrder(rows["length"], batch_size, self.args.seed)
 
@@ -106,7 +107,8 @@ class SftTrainer(AgentTrainer, SFTTrainer):  # type: ignore[misc]
         logps, _ = self._logps(model, inputs)
         total = inputs["items"] if num_items_in_batch is None else num_items_in_batch
         self.count(tokens=inputs["tokens"])
-        return sft_loss(logps, total) * self.accelerator.num_processes
+        loss: Tensor = sft_loss(logps, total) * self.accelerator.num_processes
+        return loss
 
 
 class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
@@ -133,7 +135,8 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
             logp_rejected=rejected.sum(),
         )
         total = inputs["items"] if num_items_in_batch is None else num_items_in_batch
-        return terms.loss.sum() / total * self.accelerator.num_processes
+        loss: Tensor = terms.loss.sum() / total * self.accelerator.num_processes
+        return loss
 
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the reference's sums, once, before training; TRL calls this for every batch of the data."""

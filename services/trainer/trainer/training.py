@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from datasets import Dataset
+from accelerate.state import PartialState  # type: ignore[import-untyped]
+from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from trl import DPOConfig, SFTConfig
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from trainer.batches import collate_dpo, collate_sft, fit_micro_batch
 from trainer.checkpoint import base_version, empty_directory, library_versions, publish, write_manifest
@@ -84,8 +85,8 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
 
 def _load_config_and_tokenizer(job: Job) -> tuple[Any, Any]:
     try:
-        config = AutoConfig.from_pretrained(job.model)
-        tokenizer = AutoTokenizer.from_pretrained(job.model)
+        config = AutoConfig.from_pretrained(job.base)
+        tokenizer = AutoTokenizer.from_pretrained(job.base)
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise JobError(f"model {job.model} cannot be loaded ({reason}): set model to a checkpoint directory or a hub id") from error
@@ -147,7 +148,7 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
     rows = sorted(examples.rows, key=lambda row: -row["length"])  # little padding when the reference reads them in order
     # frozen weights need no float32 master copy
     frozen_in_bf16 = job.lora is not None and precision == "bf16"
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
     parts: dict[str, Any] = {
         "model": model,
         "train_dataset": Dataset.from_list(rows),
@@ -156,10 +157,10 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         "callbacks": [SaveNowAndThen(job.checkpoint_every_s)],
     }
     if job.method == "sft":
-        arguments = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
-        return SftTrainer(args=arguments, data_collator=collate_sft, **parts)
-    arguments = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
-    return DpoTrainer(args=arguments, data_collator=collate_dpo, **parts)
+        sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
+        return SftTrainer(args=sft, data_collator=collate_sft, **parts)
+    dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
+    return DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
 
 
 def _lora_config(job: Job) -> LoraConfig | None:
@@ -187,7 +188,7 @@ def _save_weights(trainer: AgentTrainer, job: Job, directory: Path, dtype: torch
     adapter = empty_directory(directory.with_name("adapter")) if job.lora.merge else directory
     model.save_pretrained(adapter, state_dict=state)
     if job.lora.merge:
-        base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
         merged: PreTrainedModel = PeftModel.from_pretrained(base, adapter).merge_and_unload()
         _save_in(merged, merged.state_dict(), directory, dtype)
 
