@@ -89,6 +89,38 @@ def check_directory(directory: Path) -> Model:
     )
 
 
+def tensor_shapes(directory: Path) -> dict[str, list[int]]:
+    """The shape of every tensor of a checkpoint, from the headers of its safetensors files alone."""
+    shapes = {}
+    for file in _weight_files(directory):
+        with (directory / file).open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        shapes.update({name: entry["shape"] for name, entry in header.items() if name != "__metadata__"})
+    return shapes
+
+
+def check_swap(directory: Path, running: dict[str, list[int]] | None) -> None:
+    """Refuse a directory whose weights cannot take the place of the running ones, whose shapes are `running`."""
+    if not directory.is_dir():
+        raise PolicyError(
+            f"A swap to the weights of {directory} was asked for, but there is no such directory on the policy server. "
+            "The old weights go on serving: write the checkpoint where the server can read it, then ask again."
+        )
+    check_directory(directory)
+    try:
+        offered = tensor_shapes(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise _incomplete(directory, f"its weights cannot be read ({error})") from error
+    if running is not None and offered != running:
+        names = {name for name in running.keys() | offered.keys() if running.get(name) != offered.get(name)}
+        example = min(names)
+        raise PolicyError(
+            f"A swap to the weights of {directory} was asked for, but they do not fit the running model: {len(names)} "
+            f"tensors differ, such as {example} ({running.get(example)} running, {offered.get(example)} offered). "
+            "The old weights go on serving: start a server on that directory instead."
+        )
+
+
 def _converted(name: str, bundled: BundledModel) -> Path:
     target = cache_dir() / name
     if (target / "manifest.json").exists():

@@ -132,6 +132,8 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
         "--enable-prefix-caching",
         "--disable-uvicorn-access-log",
     ]
+    if settings.device == "cpu":
+        arguments += ["--worker-cls", "policy.cpu_worker.SwappingCPUWorker"]
     if eager:
         arguments.append("--enforce-eager")
     if settings.kv_cache_gib is not None:
