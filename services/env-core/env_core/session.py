@@ -47,10 +47,14 @@ def chain(digest: bytes, outcome: dict[str, Any]) -> bytes:
 
 
 def begin(session: Session, outcome: dict[str, Any]) -> dict[str, Any]:
-    """Record the answer to load and return the reply."""
+    """Record the answer to load and return the reply.
+
+    A world may grant some score before the first action (ScienceWorld does, for being there). It is counted with the first step, so
+    that the rewards of the steps, which clients sum, are the episode's score.
+    """
     session.digest = chain(b"", outcome)
     session.info = outcome["info"]
-    return _advance(session, outcome)
+    return _advance(session, {**outcome, "score": 0.0})
 
 
 def record(session: Session, action: str, outcome: dict[str, Any]) -> dict[str, Any]:
