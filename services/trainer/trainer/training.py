@@ -30,7 +30,7 @@ from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
 def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_sha256: str, progress: Progress) -> dict[str, Any]:
     """Run an sft or dpo job; return the manifest (on the main process)."""
     started = time.monotonic()
-    processes = PartialState()
+    processes = PartialState(cpu=not torch.cuda.is_available())
     config, tokenizer = _load_config_and_tokenizer(job)
     if job.method == "sft":
         examples = sft_examples(tokenizer, conversations, job.max_length)
