@@ -16,7 +16,7 @@ QUIET = ("--log-level", "critical")
 
 @pytest.fixture(scope="module")
 def faulty(serve):
-    with serve("--max-sessions", "8", "--step-timeout-s", "3", *QUIET) as service:
+    with serve("--max-sessions", "8", "--engines-warm", "0", "--step-timeout-s", "3", *QUIET) as service:
         yield service
 
 
@@ -24,10 +24,6 @@ def faulty(serve):
 def client(faulty):
     with httpx.Client(base_url=faulty.url, timeout=120) as client:
         yield client
-
-
-def java(pid):
-    return "py4j" in command(pid)
 
 
 @pytest.mark.slow
@@ -43,23 +39,14 @@ def test_an_episode_goes_on_as_if_nothing_had_happened(faulty, client, victim, s
         if number == 5:
             part = "scienceworld.jar" if victim == "java" else "env_core.worker"
             hit = processes(faulty, part)
+            assert len(hit) == 1
             for pid in hit:
                 os.kill(pid, sent)
         reply = act(client, session, action)
         stream.append(seen(reply))
     assert stream == undisturbed
-    deadline = time.monotonic() + 10
-    while any(command(pid) for pid in hit) and time.monotonic() < deadline:
-        if sent == signal.SIGSTOP and not _alive_idle(hit):
-            break
-        time.sleep(0.1)
-    for pid in hit:  # a stopped spare is found out only when it is used
-        if command(pid):
-            os.kill(pid, signal.SIGCONT)
-
-
-def _alive_idle(pids):
-    return [pid for pid in pids if command(pid)]
+    assert not [pid for pid in hit if command(pid)]
+    client.delete(f"/sessions/{session}")
 
 
 @pytest.mark.slow
@@ -75,14 +62,14 @@ def test_a_killed_jvm_leaves_the_neighbours_alone(faulty, client):
 
 @pytest.mark.slow
 def test_eight_live_sessions_take_less_than_2500_mb(serve):
-    tasks = list(GOLD)[::6]
+    tasks = sorted(GOLD, key=lambda task_id: len(GOLD[task_id]))[-8:]  # long ones: none ends within 20 steps
     with serve("--max-sessions", "8", *QUIET) as service, httpx.Client(base_url=service.url, timeout=120) as client:
         for task_id in tasks:
             session = begin(client, task_id, include=["valid_actions"])["metadata"]["session_id"]
-            for action in GOLD[task_id][:30]:
-                if act(client, session, action, include=["valid_actions"])["done"]:
-                    break
-        assert len(processes(service, "scienceworld.jar")) >= 8
+            for action in GOLD[task_id][:20]:
+                act(client, session, action, include=["valid_actions"])
+        assert sum(not state["done"] for state in client.get("/sessions").json()["sessions"]) == 8
+        assert len(processes(service, "scienceworld.jar")) == 8
         used = pss_mb(tree(service.process.pid))
         print(f"8 live sessions: {used:.0f} MB")
         assert used < 2500
@@ -97,7 +84,10 @@ def test_sigterm_ends_the_service_and_every_jvm(serve):
 
         def step(session):
             body = {"session_id": session, "action": "look around"}
-            replies.append(httpx.post(f"{service.url}/step", json=body, timeout=60).status_code)
+            try:
+                replies.append(httpx.post(f"{service.url}/step", json=body, timeout=60).status_code)
+            except httpx.ConnectError:  # it came after the service had ended
+                replies.append(503)
 
         threads = [threading.Thread(target=step, args=[session]) for session in sessions]
         for thread in threads:
