@@ -43,8 +43,11 @@ def distance(expected: Probe, answered: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(wanted, answered, strict=True)) / len(wanted)
 
 
-async def swap(client: PolicyClient, checkpoint: Path) -> float:
-    """Load a checkpoint into the running server and prove it; returns the probe's distance in nats. Raises SwapFailed."""
+async def swap(client: PolicyClient, checkpoint: Path, replaced: str | None) -> float:
+    """Load a checkpoint into the running server and prove it; returns the probe's distance in nats. Raises SwapFailed.
+
+    `replaced` is the version served until now, if that is known.
+    """
     manifest = read_checkpoint(checkpoint)
     if manifest is None or manifest.probe is None:
         raise SwapFailed(f"{checkpoint} has no manifest with a probe, so a swap could not be proved; start the server on it instead.")
@@ -52,11 +55,12 @@ async def swap(client: PolicyClient, checkpoint: Path) -> float:
     await client.reload(checkpoint)
     after = await client.probe(manifest.probe.prompt_token_ids)
     far = distance(manifest.probe, after)
-    # a step of DPO moves log-probabilities by less than bf16 noise: being close is not enough, the answer must also have changed
-    stale = before == after and far > 0.0 and distance(manifest.probe, before) > PROBE_TOLERANCE / 10
+    # A step of DPO moves log-probabilities by less than bf16 noise, so being close is not enough. A server's answer to the same
+    # weights is the same to the last bit (services/policy/README.md), so other weights must have changed it.
+    stale = before == after and replaced is not None and replaced != manifest.version
     if far > PROBE_TOLERANCE or stale:
         raise SwapFailed(
-            f"after the swap to {checkpoint} (version {manifest.version}) the server's probe is {far:.4f} nats from the checkpoint's "
-            f"(allowed {PROBE_TOLERANCE}){', and unchanged' if stale else ''}. Restart the policy server on this checkpoint."
+            f"after the swap to {checkpoint} (version {manifest.version}) the server's probe is {far:.4f} nats from the "
+            f"checkpoint's (allowed {PROBE_TOLERANCE}){', and unchanged' if stale else ''}. Restart the policy server on it."
         )
     return far
