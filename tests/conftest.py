@@ -33,8 +33,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def sciworld(state: Path) -> Iterator[str]:
     """The URL of a ScienceWorld service with four sessions."""
-    from orchestrator import process, services
     from orchestrator.config import EnvSection
+
+    from orchestrator import process, services
 
     service = services.env_service(EnvSection(port=free_port(), max_sessions=4))
     running = asyncio.run(services.ensure(service))

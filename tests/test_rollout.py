@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from orchestrator import jsonl, process
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy, answer
@@ -21,6 +20,8 @@ from orchestrator.prompts import load_prompt
 from orchestrator.records import Episode, TerminateReason
 from orchestrator.rollout import Rollout, RolloutError, run
 from scripted_policy import ScriptedPolicy, turn
+
+from orchestrator import jsonl, process
 
 TYPE = "task-3-find-non-living-thing"
 PROMPT = load_prompt("sciworld")
@@ -33,7 +34,10 @@ async def choose(env: EnvClient, n: int) -> list[Assignment]:
 
 def play(sciworld: str, policy: str, out: Path, n: int = 3, concurrency: int = 3, patience_s: float = 30.0) -> Rollout:
     async def main() -> Rollout:
-        async with EnvClient(sciworld, "sciworld", patience_s=patience_s) as env, PolicyClient(policy, "m", patience_s=patience_s) as client:
+        async with (
+            EnvClient(sciworld, "sciworld", patience_s=patience_s) as env,
+            PolicyClient(policy, "m", patience_s=patience_s) as client,
+        ):
             player = Player(client, "agent", "v1", Sampling(max_tokens=64), PROMPT, max_steps=4)
             return await run(await choose(env, n), env, player, out, concurrency=concurrency, run_id="test")
 

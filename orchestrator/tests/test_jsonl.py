@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from builders import episode
-from orchestrator import jsonl
 from orchestrator.records import Episode
+
+from orchestrator import jsonl
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
