@@ -1,20 +1,21 @@
 """What a step of the ScienceWorld service costs, beside the bare engine and beside the library's own step.
 
-    services/env-sciworld/.venv/bin/python benchmarks/sciworld.py [--rounds 10]
+    services/env-sciworld/.venv/bin/python benchmarks/sciworld.py [--launches 5] [--rounds 4]
 
 CPU time (user and system) per step, of every process that serves the step:
 - bare: a JVM with the service's flags, asked for step, score, done and moves through py4j. JVM + the asking process (this one).
 - service: POST /step. HTTP server + worker + JVM. The HTTP client, this process, is left out, as it is the caller's.
 - library: ScienceWorldEnv.step, which also looks, lists the inventory and enumerates the valid actions. JVM + this process.
-The arms play the same gold paths in alternating rounds after a warm-up; loads and resets are not counted. Ratios are of the
-rounds' totals, intervals are 95 % bootstrap intervals over rounds. Writes benchmarks/out/sciworld.json.
+The arms play the same gold paths in alternating rounds after a warm-up; loads and resets are not counted.
+All processes are started anew for each launch, and a launch counts once: what the JIT compiler makes of a JVM's first minute
+stays with that JVM (one library JVM was seen at 116 ms a step for a whole run, others at 45), so rounds of one launch are not
+independent. The figures are medians over launches with the lowest and highest launch. Writes benchmarks/out/sciworld.json.
 """
 
 import argparse
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import time
@@ -36,7 +37,6 @@ GOLD = ROOT / "services" / "env-sciworld" / "tests" / "gold.json"
 OUT = ROOT / "benchmarks" / "out" / "sciworld.json"
 TASKS = ("task-1-boil:0", "task-3-find-living-thing:0", "task-10-use-thermometer:2", "task-4-grow-plant:0")
 WARM_UP_ROUNDS = 6  # C2 goes on compiling for some 500 steps
-BOOTSTRAP_SAMPLES = 10_000
 
 Episode = Callable[[str, list[str]], float]
 
@@ -94,18 +94,6 @@ def service_arm(service: RunningService, client: httpx.Client) -> Episode:
     return episode
 
 
-def interval(numerators: list[float], denominators: list[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators), drawing rounds."""
-    draw = random.Random(0)
-    rounds = range(len(numerators))
-    ratios = []
-    for _ in range(BOOTSTRAP_SAMPLES):
-        picked = draw.choices(rounds, k=len(rounds))
-        ratios.append(sum(numerators[i] for i in picked) / sum(denominators[i] for i in picked))
-    cuts = statistics.quantiles(ratios, n=40)
-    return cuts[0], cuts[-1]
-
-
 def cpu_model() -> str:
     """Return the processor's name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -114,40 +102,50 @@ def cpu_model() -> str:
     return platform.machine()
 
 
-def measure(arms: dict[str, Episode], gold: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    """Return, per arm, the CPU milliseconds per step of each round."""
+def measure(arms: dict[str, Episode], gold: dict[str, list[str]], rounds: int) -> dict[str, float]:
+    """Return each arm's CPU milliseconds per step in one launch."""
     steps = sum(len(actions) for actions in gold.values())
-    found: dict[str, list[float]] = {name: [] for name in arms}
+    spent = dict.fromkeys(arms, 0.0)
     order = list(arms)
     for number in range(WARM_UP_ROUNDS + rounds):
         for name in order:
-            spent = sum(arms[name](task_id, actions) for task_id, actions in gold.items())
+            used = sum(arms[name](task_id, actions) for task_id, actions in gold.items())
             if number >= WARM_UP_ROUNDS:
-                found[name].append(1000 * spent / steps)
+                spent[name] += used
         order = order[1:] + order[:1]
-        print(f"round {number + 1} of {WARM_UP_ROUNDS + rounds}", end="\r", flush=True)
-    return found
+    return {name: 1000 * seconds / (steps * rounds) for name, seconds in spent.items()}
+
+
+def launch(known: dict[str, list[str]], rounds: int) -> tuple[dict[str, float], int]:
+    """Start every arm anew and measure; also return the number of steps in a round."""
+    jvm = Jvm(SciworldSettings().heap_mb)
+    gold = {task_id: before_the_end(jvm.simulator, task_id, known[task_id]) for task_id in TASKS}
+    library = ScienceWorldEnv("", envStepLimit=1000)
+    options = ["--max-sessions", "1", "--engines-warm", "1", "--log-level", "warning"]
+    try:
+        with running_service("env_sciworld", options) as service, httpx.Client(base_url=service.url, timeout=120) as client:
+            arms = {"bare": bare_arm(jvm), "service": service_arm(service, client), "library": library_arm(library)}
+            return measure(arms, gold, rounds), sum(map(len, gold.values()))
+    finally:
+        jvm.close()
+        library.close()
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description="CPU time of a step: bare engine, service, library.")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds counted, each arm plays all episodes in each (default 10)")
-    rounds: int = parser.parse_args().rounds
+    parser.add_argument("--launches", type=int, default=5, help="how often all processes are started anew (default 5)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds counted in a launch, after the warm-up (default 4)")
+    options = parser.parse_args()
     known: dict[str, list[str]] = json.loads(GOLD.read_text("utf-8"))
     started = time.monotonic()
-    jvm = Jvm(SciworldSettings().heap_mb)
-    gold = {task_id: before_the_end(jvm.simulator, task_id, known[task_id]) for task_id in TASKS}
-    library = ScienceWorldEnv("", envStepLimit=1000)
-    with (
-        running_service("env_sciworld", ["--max-sessions", "1", "--engines-warm", "1", "--log-level", "warning"]) as service,
-        httpx.Client(base_url=service.url, timeout=120) as client,
-    ):
-        arms = {"bare": bare_arm(jvm), "service": service_arm(service, client), "library": library_arm(library)}
-        found = measure(arms, gold, rounds)
-    jvm.close()
-    library.close()
-    report(found, rounds, sum(map(len, gold.values())), time.monotonic() - started)
+    launches = []
+    print(f"{'launch':>6} {'bare':>8} {'service':>8} {'library':>8}   CPU ms per step")
+    for number in range(options.launches):
+        found, steps = launch(known, options.rounds)
+        launches.append(found)
+        print(f"{number + 1:6} " + " ".join(f"{found[name]:8.2f}" for name in ("bare", "service", "library")), flush=True)
+    report(launches, steps * options.rounds, time.monotonic() - started)
 
 
 def before_the_end(simulator: Any, task_id: str, actions: list[str]) -> list[str]:
@@ -162,20 +160,17 @@ def before_the_end(simulator: Any, task_id: str, actions: list[str]) -> list[str
     return actions
 
 
-def report(found: dict[str, list[float]], rounds: int, steps: int, elapsed_s: float) -> None:
-    """Print the table and write the figures."""
-    bare, service, library = found["bare"], found["service"], found["library"]
-    print(f"{'arm':10} {'CPU ms/step':>12}   95 % interval   (n = {rounds} rounds of {steps} steps)")
-    for name, values in found.items():
-        low, high = interval(values, [1.0] * rounds)
-        print(f"{name:10} {statistics.mean(values):12.2f}   {low:.2f} - {high:.2f}")
-    figures = {
-        "step_cpu_vs_bare": sum(service) / sum(bare),
-        "step_cheaper_than_library": sum(library) / sum(service),
+def report(launches: list[dict[str, float]], steps: int, elapsed_s: float) -> None:
+    """Print the figures and write them."""
+    ratios = {
+        "step_cpu_vs_bare": [found["service"] / found["bare"] for found in launches],
+        "step_cheaper_than_library": [found["library"] / found["service"] for found in launches],
     }
-    intervals = {"step_cpu_vs_bare": interval(service, bare), "step_cheaper_than_library": interval(library, service)}
+    figures = {name: statistics.median(values) for name, values in ratios.items()}
+    intervals = {name: (min(values), max(values)) for name, values in ratios.items()}
     for name, value in figures.items():
-        print(f"{name}: {value:.2f} ({intervals[name][0]:.2f} - {intervals[name][1]:.2f})")
+        low, high = intervals[name]
+        print(f"{name}: {value:.2f} (lowest {low:.2f}, highest {high:.2f}, n = {len(launches)} launches of {steps} steps)")
     java = subprocess.run([find_java(), "-version"], capture_output=True, text=True, check=True).stderr.splitlines()[0]
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(
@@ -183,9 +178,10 @@ def report(found: dict[str, list[float]], rounds: int, steps: int, elapsed_s: fl
             {
                 **figures,
                 "intervals": intervals,
-                "n": rounds,
-                "steps_per_round": steps,
-                "cpu_ms_per_step": found,
+                "intervals_are": "lowest and highest launch",
+                "n": len(launches),
+                "steps_per_launch": steps,
+                "cpu_ms_per_step": launches,
                 "counted": "user + system; bare and library: JVM + caller; service: HTTP server + worker + JVM, without the client",
                 "jvm_flags": [f"-Xmx{SciworldSettings().heap_mb}m", *FLAGS],
                 "elapsed_s": round(elapsed_s, 1),

@@ -128,7 +128,7 @@ def test_a_policy_that_is_down_ends_the_rollout_with_a_sentence_and_keeps_what_w
     out = tmp_path / "e.jsonl"
     with ScriptedPolicy(wander) as policy:
         play(sciworld, policy.url, out, n=1)
-    with pytest.raises(RolloutError, match="no answer in 1 s.*1 finished episodes are in"):
+    with pytest.raises(RolloutError, match=r"no answer in 1 s.*1 finished episodes are in"):
         play(sciworld, policy.url, out, n=2, patience_s=1.0)
     assert len(list(jsonl.read(out, Episode))) == 1
     assert open_sessions(sciworld) == []
@@ -166,7 +166,7 @@ def test_a_full_disk_stops_the_rollout_with_a_sentence_and_keeps_what_was_writte
 
     monkeypatch.setattr(os, "write", second_line_does_not_fit)
     with ScriptedPolicy(wander) as policy:
-        with pytest.raises(RolloutError, match="The disk is full.*1 finished episodes are in"):
+        with pytest.raises(RolloutError, match=r"The disk is full.*1 finished episodes are in"):
             play(sciworld, policy.url, out, n=3, concurrency=1)
         monkeypatch.undo()
         assert len(play(sciworld, policy.url, out, n=3).episodes) == 3

@@ -62,7 +62,7 @@ class PolicyPlacement:
             if swappable and running.notes.get("settings") == self._settings():
                 process.remember(replace(running, notes={**running.notes, "loaded": None}))  # neither, until proved
                 try:
-                    await versions.swap(self.client, Path(model))
+                    await versions.swap(self.client, Path(model), _version(running.notes.get("loaded")))
                 except SwapFailed:
                     process.stop(running)
                 else:
@@ -74,7 +74,7 @@ class PolicyPlacement:
     async def _serve_remotely(self, model: str) -> None:
         manifest = versions.read_checkpoint(Path(model))
         if manifest is not None and manifest.probe is not None:
-            await versions.swap(self.client, Path(model))
+            await versions.swap(self.client, Path(model), None)
 
     async def _start(self, model: str) -> None:
         service = services.policy_service(self._section, model)
@@ -94,6 +94,11 @@ class PolicyPlacement:
     def stop(self) -> None:
         """Stop it if this run started it."""
         _stop_own("policy" if self._section.url is None else None, self._owner)
+
+
+def _version(model: str | None) -> str | None:
+    manifest = versions.read_checkpoint(Path(model)) if model is not None else None
+    return manifest.version if manifest is not None else None
 
 
 def _stop_own(name: str | None, owner: str) -> None:

@@ -18,6 +18,10 @@ from orchestrator.records import Message
 POLICY_LATER = LATER | {500, 502, 504}
 
 
+#: vLLM 0.32's words for a prompt over the limit, and for one that fills it exactly.
+OVERFLOW = ("context length", "max_tokens must be at least 1, got 0")
+
+
 class ContextOverflow(RuntimeError):
     """The conversation no longer fits into the model's context."""
 
@@ -71,7 +75,7 @@ class PolicyClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._http.aclose()
 
-    async def _call(self, path: str, body: Any = None) -> Any:
+    async def _call(self, path: str, body: Any = None, later: frozenset[int] = POLICY_LATER) -> Any:
         response = await request(
             self._http,
             "POST",
@@ -79,7 +83,7 @@ class PolicyClient:
             json=body,
             patience_s=self._patience_s,
             unreachable=self._unreachable,
-            later=POLICY_LATER,
+            later=later,
         )
         return response.json() if response.content else None
 
@@ -98,7 +102,7 @@ class PolicyClient:
         try:
             reply = await self._call("/v1/chat/completions", body)
         except Refused as error:
-            if error.status == 400 and "context length" in error.message:
+            if error.status == 400 and any(sign in error.message for sign in OVERFLOW):
                 raise ContextOverflow(error.message) from error
             raise
         usage = reply.get("usage") or {}
@@ -117,6 +121,11 @@ class PolicyClient:
         return [answers[i][str(token)]["logprob"] for i, token in enumerate(token_ids) if i > 0]
 
     async def reload(self, checkpoint: Path) -> None:
-        """Replace the server's weights in place. No request may be running."""
-        await self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(checkpoint)}})
-        await self._call("/reset_prefix_cache")
+        """Replace the server's weights in place. No request may be running. Raises SwapFailed if the server refuses them."""
+        try:
+            # a 500 is the server's refusal here, never "later"
+            await self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(checkpoint)}}, LATER)
+        except Refused as error:
+            raise SwapFailed(f"the policy server refused {checkpoint}: {error.message}") from error
+        if not (await self._call("/reset_prefix_cache") or {"success": True})["success"]:
+            raise SwapFailed("requests ran during the swap: the server's prefix cache still holds the old weights' work.")

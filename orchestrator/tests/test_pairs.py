@@ -1,3 +1,5 @@
+import itertools
+
 from builders import episode
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,6 @@ def test_every_pair_keeps_the_rules(agent_turns: int, agent_reward: float, exper
         assert pair.chosen_reward > pair.rejected_reward
         for side in (pair.chosen, pair.rejected):
             assert side[0].role == side[-1].role == "assistant"
-            assert all(a.role != b.role for a, b in zip(side, side[1:], strict=False))
+            assert all(a.role != b.role for a, b in itertools.pairwise(side))
         if pair.outcome == "lose" and env != "alfworld":
             assert len(pair.rejected) <= len(pair.chosen) + REJECTED_MARGIN_MESSAGES
