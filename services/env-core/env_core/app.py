@@ -30,7 +30,7 @@ def create_app(environment: Environment, settings: Settings) -> FastAPI:
     pool = EnginePool(environment, settings.max_sessions, settings.engines_warm, settings.load_timeout_s)
     player = Player(pool, settings.load_timeout_s, settings.step_timeout_s)
     store = SessionStore(player, settings.max_sessions, settings.kept_sessions, settings.idle_timeout_s)
-    experts = Experts(environment, player, settings.expert_timeout_s)
+    experts = Experts(environment, pool, settings.load_timeout_s, settings.expert_timeout_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -2,20 +2,26 @@
 
 import asyncio
 
+from env_core.engine_process import EngineLostError, EngineProcess, EngineTimeoutError
 from env_core.environment import Environment
-from env_core.errors import ServiceError
-from env_core.player import Player
+from env_core.errors import ServiceError, engine_unavailable
+from env_core.pool import EnginePool
 
 KEPT = 512
+#: Experts are asked for in bursts: the engine stays lent that long after each, warm for the next.
+ENGINE_KEPT_S = 20.0
 
 
 class Experts:
     """Answers from memory, else asks an engine; one task at a time, so that episodes keep their engines."""
 
-    def __init__(self, environment: Environment, player: Player, timeout_s: float) -> None:
+    def __init__(self, environment: Environment, pool: EnginePool, load_timeout_s: float, timeout_s: float) -> None:
         self._environment = environment
-        self._player = player
+        self._pool = pool
+        self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
+        self._engine: EngineProcess | None = None
+        self._give_back: asyncio.Task[None] | None = None
         self._known: dict[str, list[str]] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -31,7 +37,41 @@ class Experts:
             )
         async with self._one_at_a_time:
             if task_id not in self._known:
-                self._known[task_id] = await self._player.expert(task_id, self._timeout_s)
+                self._known[task_id] = await self._ask(task_id)
                 while len(self._known) > KEPT:
                     del self._known[next(iter(self._known))]
         return self._known[task_id], source
+
+    async def _ask(self, task_id: str) -> list[str]:
+        if self._give_back is not None:
+            self._give_back.cancel()
+        engine, self._engine = self._engine, None
+        if engine is None or not engine.alive:
+            engine = await self._pool.acquire(self._load_timeout_s)
+        try:
+            answer = await engine.call({"call": "expert", "task_id": task_id}, self._timeout_s)
+        except EngineTimeoutError:
+            await self._pool.discard(engine)
+            raise ServiceError(
+                504,
+                "step_timeout",
+                f"The expert's actions for {task_id} were asked for, but were not found within {self._timeout_s:g} s; "
+                "ask again, or start the service with a longer ETO_ENV_EXPERT_TIMEOUT_S.",
+            ) from None
+        except EngineLostError as error:
+            await self._pool.discard(engine)
+            raise engine_unavailable(str(error)) from error
+        except BaseException:
+            await self._pool.discard(engine)
+            raise
+        self._engine = engine
+        self._give_back = asyncio.create_task(self._give_back_later())
+        actions: list[str] = answer["actions"]
+        return actions
+
+    async def _give_back_later(self) -> None:
+        """End the engine, not merely return it: what an expert needs in memory, an episode does not."""
+        await asyncio.sleep(ENGINE_KEPT_S)
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await self._pool.discard(engine)

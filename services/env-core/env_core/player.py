@@ -48,29 +48,6 @@ class Player:
             engine, session.engine = session.engine, None
             await self._pool.release(engine)
 
-    async def expert(self, task_id: str, timeout_s: float) -> list[str]:
-        """Return the expert's actions for a task."""
-        engine = await self._pool.acquire(self._load_timeout_s)
-        try:
-            answer = await engine.call({"call": "expert", "task_id": task_id}, timeout_s)
-        except EngineTimeoutError:
-            await self._pool.discard(engine)
-            raise ServiceError(
-                504,
-                "step_timeout",
-                f"The expert's actions for {task_id} were asked for, but were not found within {timeout_s:g} s; "
-                "ask again, or start the service with a longer ETO_ENV_EXPERT_TIMEOUT_S.",
-            ) from None
-        except EngineLostError as error:
-            await self._pool.discard(engine)
-            raise engine_unavailable(str(error)) from error
-        except BaseException:
-            await self._pool.discard(engine)
-            raise
-        await self._pool.release(engine)
-        actions: list[str] = answer["actions"]
-        return actions
-
     async def _ask(self, session: Session, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         losses = timeouts = 0
         while True:

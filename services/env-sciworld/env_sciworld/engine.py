@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from env_core.environment import Outcome
 
-from env_sciworld.jvm import SHORT_LIVED_FLAGS, Jvm
+from env_sciworld.jvm import Jvm
 from env_sciworld.scoring import best_score, is_success
 from env_sciworld.tables import TaskType, split_task_id, task_types
 
@@ -27,9 +27,11 @@ class SciworldEngine:
     simplification: str
     gold_heap_mb: int
     _best: float = 0.0
+    _gold: Jvm | None = None
 
     def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
         """Begin an episode as the library's reset does: load, then a first look. The simulator has no use for a seed."""
+        self._close_gold()
         task_type, variation = self._find(task_id)
         simulator = self.jvm.simulator
         simulator.load(task_type.simulator_name, variation, self.simplification, False)
@@ -50,18 +52,22 @@ class SciworldEngine:
         return self._outcome(text, {}, include)
 
     def expert(self, task_id: str) -> list[str]:
-        """Return the simulator's gold path, from a JVM for it alone: the search needs much more memory than an episode."""
+        """Return the simulator's gold path, from a second JVM: the search needs much more memory than an episode. It is kept for more."""
         task_type, variation = self._find(task_id)
-        jvm = Jvm(self.gold_heap_mb, SHORT_LIVED_FLAGS)
-        try:
-            jvm.simulator.load(task_type.simulator_name, variation, self.simplification, True)
-            return list(jvm.simulator.getGoldActionSequence())
-        finally:
-            jvm.close()
+        if self._gold is None:
+            self._gold = Jvm(self.gold_heap_mb)
+        self._gold.simulator.load(task_type.simulator_name, variation, self.simplification, True)
+        return list(self._gold.simulator.getGoldActionSequence())
 
     def close(self) -> None:
-        """End the JVM."""
+        """End both JVMs."""
+        self._close_gold()
         self.jvm.close()
+
+    def _close_gold(self) -> None:
+        if self._gold is not None:
+            self._gold.close()
+            self._gold = None
 
     def _find(self, task_id: str) -> tuple[TaskType, int]:
         name, variation = split_task_id(task_id)

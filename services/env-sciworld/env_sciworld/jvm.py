@@ -17,8 +17,6 @@ FLAGS = (
     "-XX:hashCode=2",
     "-XX:+ExitOnOutOfMemoryError",
 )
-# For a JVM that ends soon: half the start, but twice the CPU of each step once warm (measured: 40 ms against 20).
-SHORT_LIVED_FLAGS = (*FLAGS, "-XX:TieredStopAtLevel=1")
 PROBE_TIMEOUT_S = 20
 
 
