@@ -32,6 +32,8 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
         ("name: one\n", r"train_tasks: Field required"),
         ("name: ../one\n" + GOOD.split("\n", 1)[1], r"line 1: name: String should match"),
         (GOOD + "sft: {max_length: 9000}\n", r"sft\.max_length is 9000 but policy\.max_model_len is 4096"),
+        (GOOD + "sft: {lora: {rank: 4}}\n", r"line 5: sft\.lora\.rank: unknown key; known here: r, alpha, dropout"),
+        (GOOD + "model: {hidden_size: 100}\n", r"line 5: model: hidden_size / heads must be one of 32, 64"),
         ("", "is empty"),
         ("a: [", "is no YAML"),
     ],
