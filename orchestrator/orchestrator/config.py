@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 NAMED, FRESH = "a name", "a fresh model"  # tags of the two kinds of `model`
@@ -61,8 +61,10 @@ class PolicySection(_Section):
     served_name: str = Field("policy", description="model name in requests")
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
     max_num_seqs: int = Field(32, ge=1, description="sequences decoded together when started here")
-    kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache when started here on a CPU, GiB")
-    compile: bool = Field(False, description="torch.compile: slower start, faster decoding")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="key-value cache when started here, GiB; null: 1 on a CPU, a GPU's free memory"
+    )
+    compile: bool | None = Field(None, description="torch.compile: slower start, faster decoding; null: on a GPU only")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -142,13 +144,20 @@ class RunConfig(_Section):
     rollout: RolloutSection = RolloutSection()
     explore: ExploreSection = ExploreSection()
     sft: TrainSection = TrainSection()
-    dpo: TrainSection = TrainSection()
+    dpo: list[TrainSection] = Field(
+        [TrainSection()], min_length=1, description="one section, or a list of one for each iteration; the last holds for all that follow"
+    )
     iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
     trainer: TrainerSection = TrainerSection()
 
+    @field_validator("dpo", mode="before")
+    @classmethod
+    def _one_section_is_a_list_of_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict | TrainSection) else given
+
     @model_validator(mode="after")
-    def _scratch_has_no_length_conflict(self) -> "RunConfig":
-        for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+    def _parts_agree(self) -> "RunConfig":
+        for name, section in (("sft", self.sft), *(("dpo", section) for section in self.dpo)):
             if section.max_length is not None and section.max_length > self.policy.max_model_len:
                 raise ValueError(
                     f"{name}.max_length is {section.max_length} but policy.max_model_len is {self.policy.max_model_len}: "
@@ -198,12 +207,18 @@ def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _fault(fault: Any, node: yaml.Node | None) -> str:
     loc = [p for p in fault["loc"] if p not in (NAMED, FRESH)]  # pydantic puts a union's tag into the path
+    if loc[:2] == ["dpo", 0] and not _is_list(node, "dpo"):
+        del loc[1]
     line = _line(node, loc)
     where = ".".join(str(p) for p in loc) or "the file"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         message = f"unknown key; known here: {', '.join(_known(loc[:-1]))}"
     return f"  line {line}: {where}: {message}" if line else f"  {where}: {message}"
+
+
+def _is_list(node: yaml.Node | None, key: str) -> bool:
+    return isinstance(node, yaml.MappingNode) and any(k.value == key and isinstance(v, yaml.SequenceNode) for k, v in node.value)
 
 
 def _line(node: yaml.Node | None, loc: list[Any]) -> int | None:
