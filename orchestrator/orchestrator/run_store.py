@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from orchestrator import places
 from orchestrator.config import RunConfig
@@ -61,8 +61,9 @@ class RunStore:
             return StageRecord.model_validate({**data, "schema_": data["schema"]})
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise RunStoreError(f"{file} is damaged ({error}). Remove the folder {file.parent} to run the stage again.") from error
+        except (ValueError, KeyError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+            reason = str(error).splitlines()[0]
+            raise RunStoreError(f"{file} is damaged ({reason}). Remove the folder {file.parent} to run the stage again.") from error
 
     def check_outputs(self, record: StageRecord) -> None:
         """Raises RunStoreError if a finished stage's files are not those it left."""
@@ -133,7 +134,7 @@ def run_id(store: RunStore) -> str:
     """The run's unique name."""
     try:
         return str(json.loads((store.path / "manifest.json").read_text())["run_id"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunStoreError(f"{store.path / 'manifest.json'} is damaged. Remove it: a new one is written on the next start.") from error
 
 
