@@ -21,7 +21,7 @@ from orchestrator.records import Episode
 from orchestrator.stages import choose_tasks
 
 #: Seconds that a single command waits for a service that does not answer.
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 
 
 async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int) -> None:
