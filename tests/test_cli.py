@@ -50,9 +50,7 @@ def test_status_as_json_is_a_list_of_services() -> None:
         (["rollout", "--split", "s"], 2, "Missing option"),
     ],
 )
-def test_what_cannot_be_done_is_one_message_and_an_exit_code(
-    tmp_path: Path, arguments: list[str], code: int, message: str
-) -> None:
+def test_what_cannot_be_done_is_one_message_and_an_exit_code(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     (tmp_path / "bad.yaml").write_text("name: x\ntrian_tasks: {}\n")
     done = eto(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
