@@ -59,6 +59,23 @@ def policy_service(section: PolicySection, model: str) -> Service:
     return Service("policy", command, url, ready, start_timeout_s=600.0)
 
 
+async def prepare_model(name: str) -> str:
+    """What both server and trainer load for a model's name: a directory, or the name itself where a hub or the server elsewhere knows it.
+
+    Raises ServiceError where the model cannot be had.
+    """
+    try:
+        python = places.service_python("policy")
+    except FileNotFoundError:
+        return name  # policy.url names a server elsewhere
+    command = [str(python), "-m", "policy", "prepare", name]
+    done = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    out, err = await done.communicate()
+    if done.returncode != 0:
+        raise process.ServiceError(err.decode(errors="replace").strip() or f"{' '.join(command)} ended with code {done.returncode}.")
+    return out.decode().strip()
+
+
 def catalogue() -> dict[str, Callable[[], Service]]:
     """What `eto services` knows, with default settings."""
     return {

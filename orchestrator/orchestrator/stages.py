@@ -37,16 +37,17 @@ class Context:
     env: EnvPlacement
     policy: PolicyPlacement
     progress: StageProgress
+    base_model: str | None = None  # None: the run makes its own
 
     def episodes(self, stage: str) -> list[Episode]:
         """A finished stage's episodes."""
         return list(jsonl.read(self.store.stage_dir(stage) / EPISODES, Episode))
 
     def model_dir(self, stage: str) -> str:
-        """A finished training stage's checkpoint, or what the configuration names as the model."""
+        """A finished training stage's checkpoint, or the model that the run starts from."""
         if stage == "base":
-            assert isinstance(self.config.model, str)  # noqa: S101 - a scratch model has a stage of its own
-            return self.config.model
+            assert self.base_model is not None  # noqa: S101 - a model of the run's own has a stage
+            return self.base_model
         return str((self.store.stage_dir(stage) / CHECKPOINT).resolve())
 
 
