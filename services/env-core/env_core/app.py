@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def create_app(environment: Environment, settings: Settings) -> FastAPI:
     """Return the service of an environment. Its session store is `app.state.store`."""
-    pool = EnginePool(environment, settings.max_sessions, settings.engines_warm, settings.load_timeout_s)
+    pool = EnginePool(environment, settings.max_engines, settings.engines_warm, settings.load_timeout_s)
     player = Player(pool, settings.load_timeout_s, settings.step_timeout_s)
     store = SessionStore(player, settings.max_sessions, settings.kept_sessions, settings.idle_timeout_s)
     experts = Experts(environment, pool, settings.load_timeout_s, settings.expert_timeout_s)

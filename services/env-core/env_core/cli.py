@@ -21,7 +21,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = serve.add_argument
     add("--host", help="address to listen on (default 127.0.0.1)")
     add("--port", type=int, help="port to listen on, 0 for a free one (default 8002)")
-    add("--max-sessions", type=int, help="live episodes at one time (default 8)")
+    add("--max-sessions", type=int, help="live episodes at one time (default 256)")
+    add("--max-engines", type=int, help="engines at one time, which sessions take turns on (default 8)")
     add("--engines-warm", type=int, help="idle engines kept started (default 1)")
     add("--idle-timeout-s", type=float, help="a session that nobody uses for so many seconds ends (default 1800)")
     add("--step-timeout-s", type=float, help="seconds that an engine may take for a step (default 30)")

@@ -3,10 +3,11 @@
 import logging
 from typing import Any
 
-from env_core.engine_process import EngineLostError, EngineProcess, EngineTimeoutError
 from env_core.errors import ServiceError, engine_unavailable
+from env_core.lease import Lease
 from env_core.pool import EnginePool
 from env_core.session import Session, chain
+from env_core.worker_process import EngineLostError, EngineTimeoutError
 
 log = logging.getLogger(__name__)
 
@@ -39,26 +40,30 @@ class Player:
         return await self._ask(session, _load_request(session, include), self._load_timeout_s)
 
     async def step(self, session: Session, action: str, include: list[str], timeout_s: float | None = None) -> dict[str, Any]:
-        """Take one action in the session's episode; `timeout_s` is for this action alone, not for a replay."""
+        """Take one action in the session's episode; `timeout_s` is for this action alone, not for a replay or a wait for an engine."""
         return await self._ask(session, _step_request(action, include), timeout_s or self._step_timeout_s)
 
-    async def leave(self, session: Session) -> None:
+    async def render(self, session: Session) -> str:
+        """Return the session's current page as HTML."""
+        html: str = (await self._ask(session, {"call": "render"}, self._step_timeout_s))["html"]
+        return html
+
+    def leave(self, session: Session) -> None:
         """Give the session's engine back."""
-        if session.engine is not None:
-            engine, session.engine = session.engine, None
-            await self._pool.release(engine)
+        if session.lease is not None:
+            lease, session.lease = session.lease, None
+            self._pool.release(lease)
 
     async def _ask(self, session: Session, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         losses = timeouts = 0
         while True:
             try:
-                if session.engine is None:
-                    session.engine = await self._engine_for(session, request["call"])
-                return await session.engine.call(request, timeout_s)
+                lease = session.lease = await self._lease_for(session, request["call"])
+                answer, took_s = await lease.call(request, timeout_s)
             except (EngineLostError, EngineTimeoutError) as error:
                 log.warning("Session %s lost its engine: %s", session.session_id, error)
                 await self._drop(session)
-                losses += isinstance(error, EngineLostError)
+                losses += isinstance(error, EngineLostError) and error.began  # else it was a neighbour in the worker that ended it
                 timeouts += isinstance(error, EngineTimeoutError)
                 if timeouts >= TRIES_AFTER_TIMEOUT:
                     raise ServiceError(
@@ -69,33 +74,43 @@ class Player:
                     ) from error
                 if losses >= TRIES_AFTER_LOSS:
                     raise engine_unavailable(f"{losses} of them ended while at work: {error}") from error
-            except BaseException:  # cancelled in mid-call: the engine's answer would be taken for the next one's
+            except BaseException:  # cancelled in mid-call: nothing is known of the engine's state
                 await self._drop(session)
                 raise
+            else:
+                if request["call"] != "render":
+                    session.replay_s = took_s + (0.0 if request["call"] == "load" else session.replay_s)
+                self._pool.rest(lease, session.replay_s)
+                return answer
 
     async def _drop(self, session: Session) -> None:
-        if session.engine is not None:
-            engine, session.engine = session.engine, None
-            await self._pool.discard(engine)
+        if session.lease is not None:
+            lease, session.lease = session.lease, None
+            await self._pool.discard(lease)
 
-    async def _engine_for(self, session: Session, call: str) -> EngineProcess:
+    async def _lease_for(self, session: Session, call: str) -> Lease:
         """Return an engine in which the session's past has been played, unless the call begins the episode anyway."""
-        engine = await self._pool.acquire(self._load_timeout_s)
+        if session.lease is not None and self._pool.resume(session.lease):
+            return session.lease
+        session.lease = None
+        lease = await self._pool.acquire(self._load_timeout_s)
         if call == "load":
-            return engine
+            return lease
         try:
-            outcome = await engine.call(_load_request(session, []), self._load_timeout_s)
+            outcome, replay_s = await lease.call(_load_request(session, []), self._load_timeout_s)
             digest = chain(b"", outcome)
             for action in session.actions:
-                outcome = await engine.call(_step_request(action, []), self._step_timeout_s)
+                outcome, took_s = await lease.call(_step_request(action, []), self._step_timeout_s)
                 digest = chain(digest, outcome)
+                replay_s += took_s
         except BaseException:
-            await self._pool.discard(engine)
+            await self._pool.discard(lease)
             raise
         if digest != session.digest:
-            await self._pool.release(engine)
+            self._pool.release(lease)
             raise ReplayDivergedError(session.session_id)
-        return engine
+        session.replay_s = replay_s
+        return lease
 
 
 def _load_request(session: Session, include: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from env_core.environment import Environment
@@ -25,6 +26,15 @@ from env_core.protocol import (
 )
 from env_core.sessions import SessionStore
 from env_core.tasks import find_task, task_at, task_of, tasks_of
+
+#: A page comes from an environment's data: nothing in it may run, be sent or reach another site.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 EnvName = Annotated[str, Path(alias="env")]
 
@@ -61,8 +71,18 @@ def episode_routes(environment: Environment, store: SessionStore) -> APIRouter:
 
     @router.delete("/sessions/{session_id}", status_code=204)
     async def delete(session_id: str) -> Response:
-        await store.delete(session_id)
+        store.delete(session_id)
         return Response(status_code=204)
+
+    @router.get("/sessions/{session_id}/page", response_class=HTMLResponse)
+    async def page(session_id: str) -> Response:
+        if not environment.renders:
+            raise ServiceError(
+                501,
+                "no_page",
+                f"The page of session {session_id} was asked for, but {environment.name} has no pages; read the observation's text.",
+            )
+        return HTMLResponse(await store.page(session_id), headers=PAGE_HEADERS)
 
     return router
 

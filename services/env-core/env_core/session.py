@@ -5,15 +5,16 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from env_core.engine_process import EngineProcess
 from env_core.environment import Task
+from env_core.lease import Lease
 
 
 @dataclass(slots=True)
 class Session:
     """An episode is its task, its seed and its actions; everything else follows from them.
 
-    `digest` covers all observations so far, `engine` is None where the episode must be replayed before it goes on.
+    `digest` covers all observations so far. `lease` is None, or over, where the episode must be replayed before it goes on, which
+    takes about `replay_s` seconds.
     """
 
     session_id: str
@@ -28,9 +29,10 @@ class Session:
     success: bool = False
     terminated: bool = False
     truncated: bool = False
-    engine: EngineProcess | None = None
+    lease: Lease | None = None
+    replay_s: float = 0.0
     replies: dict[str, bytes] = field(default_factory=dict)
-    running: "asyncio.Task[bytes] | None" = None
+    running: "asyncio.Task[Any] | None" = None
     running_request_id: str | None = None
     used_at: float = 0.0
 

@@ -1,11 +1,10 @@
 """The session store: when a session begins, goes on, is refused, ends and is forgotten."""
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -16,6 +15,8 @@ from env_core.protocol import ResetRequest, StepRequest
 from env_core.session import Session, begin, record, state
 
 REMEMBERED_GONE = 10_000
+
+T = TypeVar("T")
 
 
 class SessionStore:
@@ -30,7 +31,7 @@ class SessionStore:
         self._sessions: dict[str, Session] = {}
         self._gone: dict[str, str] = {}  # session id -> why
         self._opening = 0
-        self._in_flight: set[asyncio.Task[bytes]] = set()
+        self._in_flight: set[asyncio.Task[Any]] = set()
 
     async def reset(self, request: ResetRequest, task: Task) -> tuple[str, bytes]:
         """Begin an episode in a new session, or in the one that is named; return its id and the reply."""
@@ -77,11 +78,17 @@ class SessionStore:
         """Return where all sessions stand."""
         return [state(session) for session in self._sessions.values()]
 
-    async def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> None:
         """Forget a session."""
         session = self._idle_session(session_id)
         del self._sessions[session_id]
-        await self._player.leave(session)
+        self._player.leave(session)
+
+    async def page(self, session_id: str) -> str:
+        """Return a session's current page as HTML."""
+        session = self._idle_session(session_id)
+        self._refuse_while_draining()
+        return await self._run(session, None, self._player.render(session))
 
     async def expire_forever(self) -> None:
         """End the sessions that nobody used for too long."""
@@ -89,7 +96,7 @@ class SessionStore:
             await asyncio.sleep(min(self._idle_timeout_s / 4, 10))
             limit = time.monotonic() - self._idle_timeout_s
             for session in [s for s in self._sessions.values() if s.running is None and s.used_at < limit]:
-                await self._end(session, f"nobody used it for {self._idle_timeout_s:g} s")
+                self._end(session, f"nobody used it for {self._idle_timeout_s:g} s")
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, and wait for what is under way."""
@@ -97,13 +104,13 @@ class SessionStore:
         if self._in_flight:
             await asyncio.wait(list(self._in_flight), timeout=timeout_s)
 
-    async def _run(self, session: Session, request_id: str | None, work: Coroutine[None, None, bytes]) -> bytes:
+    async def _run(self, session: Session, request_id: str | None, work: Coroutine[None, None, T]) -> T:
         """Run to the end, even if the client goes away, and keep others out of the session meanwhile."""
         task = asyncio.create_task(work)
         self._in_flight.add(task)
         session.running, session.running_request_id = task, request_id
 
-        def ended(task: asyncio.Task[bytes]) -> None:
+        def ended(task: asyncio.Task[T]) -> None:
             self._in_flight.discard(task)
             session.running = session.running_request_id = None
             session.used_at = time.monotonic()
@@ -116,7 +123,7 @@ class SessionStore:
     async def _begin(self, session: Session, old: Session | None, include: list[str], opens: bool) -> bytes:
         try:
             if old is not None:
-                session.engine, old.engine = old.engine, None  # if this fails, the old episode is replayed when it goes on
+                session.lease, old.lease = old.lease, None  # if this fails, the old episode is replayed when it goes on
             outcome = await self._player.load(session, include)
         finally:
             self._opening -= opens
@@ -124,7 +131,7 @@ class SessionStore:
         session.used_at = time.monotonic()
         self._sessions.pop(session.session_id, None)
         self._sessions[session.session_id] = session
-        await self._settle(session)
+        self._settle(session)
         return reply
 
     async def _step(self, session: Session, request: StepRequest) -> bytes:
@@ -132,31 +139,30 @@ class SessionStore:
         try:
             outcome = await self._player.step(session, action, list(request.include), request.timeout_s)
         except ReplayDivergedError:
-            await self._end(session, "its replay in a new engine gave other observations")
+            self._end(session, "its replay in a new engine gave other observations")
             raise
         reply = orjson.dumps(record(session, action, outcome))
         if request.request_id is not None:
             session.replies[request.request_id] = reply
         if session.done:
-            await self._settle(session)
+            self._settle(session)
         return reply
 
-    async def _settle(self, session: Session) -> None:
+    def _settle(self, session: Session) -> None:
         """Free the engine of an episode that is over; forget the oldest such episodes."""
         if not session.done:
             return
-        await self._player.leave(session)
+        self._player.leave(session)
         over = [s for s in self._sessions.values() if s.done and s.running is None]
         for oldest in over[: max(0, len(over) - self._kept_sessions)]:
-            await self._end(oldest, f"it was over, and only the last {self._kept_sessions} such sessions are kept")
+            self._end(oldest, f"it was over, and only the last {self._kept_sessions} such sessions are kept")
 
-    async def _end(self, session: Session, reason: str) -> None:
+    def _end(self, session: Session, reason: str) -> None:
         self._sessions.pop(session.session_id, None)
         self._gone[session.session_id] = reason
         while len(self._gone) > REMEMBERED_GONE:
             del self._gone[next(iter(self._gone))]
-        with contextlib.suppress(ServiceError):
-            await self._player.leave(session)
+        self._player.leave(session)
 
     def _session(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)
