@@ -28,7 +28,7 @@ def env_service(section: EnvSection) -> Service:
     name, url = f"env-{section.name}", f"http://127.0.0.1:{section.port}"
     module = f"env_{section.name}"
     command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.port)]
-    command += ["--max-sessions", str(section.max_sessions), "--engines-warm", str(min(2, section.max_sessions))]
+    command += ["--max-engines", str(section.max_engines), "--engines-warm", str(min(2, section.max_engines))]
     token = os.environ.get("ETO_ENV_TOKEN")
     return Service(name, command, url, _get_ok(f"{url}/ready", {"Authorization": f"Bearer {token}"} if token else None))
 
