@@ -1,4 +1,4 @@
-"""The catalogue on disk, in two SQLite files: products and goals, which never change, and the nouns of titles, which grow as they are needed.
+"""The catalogue on disk, in two SQLite files: products and goals never change, the nouns of titles grow as they are needed.
 
 Nothing but a small cache is held in memory, however many products there are.
 """

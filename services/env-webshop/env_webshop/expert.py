@@ -12,7 +12,7 @@ from env_webshop.products import Product
 from env_webshop.shop import RESULTS, Catalogue, Searcher, Shopper
 
 PRICE = re.compile(r", and price lower than [\d.]+ dollars$")
-OPENING = re.compile(r"^(find me|i need|i want|i am looking for|i'm looking for|i would like|looking for)\s+(an?\s+|some\s+)?", re.IGNORECASE)
+OPENING = re.compile(r"^(find me|i need|i want|i would like|(i am |i'm )?looking for)\s+(an?\s+|some\s+)?", re.IGNORECASE)
 
 
 def plan(goal: Goal, catalogue: Catalogue, searcher: Searcher, max_steps: int) -> list[str]:

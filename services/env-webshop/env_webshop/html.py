@@ -1,4 +1,4 @@
-"""The current page for people's eyes, laid out as the original's site: from the same page as the text, by a template that escapes all it is given."""
+"""The current page for people's eyes, laid out as the original's site. The template escapes all it is given."""
 
 import functools
 from typing import Any
@@ -13,7 +13,8 @@ def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("env_webshop", "data")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template("page.html.j2")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html.j2")
 
 
 def render(page: Page) -> str:

@@ -63,13 +63,13 @@ class LuceneSearcher:
 
     def __init__(self, folder: Path) -> None:
         os.environ["JAVA_HOME"] = str(java_home())  # where pyjnius looks
-        import jnius_config
+        import jnius_config  # type: ignore[import-untyped]
 
         if not jnius_config.vm_running:
             # -Xrs: signals are the worker's business.
             jnius_config.add_options(f"-Xmx{SEARCH_HEAP_MB}m", "-Xrs", *FLAGS)
             jnius_config.set_classpath(str(jar()))
-        from jnius import autoclass
+        from jnius import autoclass  # type: ignore[import-untyped]
 
         self._searcher: Any = autoclass("io.anserini.search.SimpleSearcher")(str(folder))
 

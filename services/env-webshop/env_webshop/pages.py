@@ -150,8 +150,8 @@ def _done(page: Page) -> list[str]:
         options = options.replace(character, f"\\u{ord(character):04x}")
     bought = ["Purchased", "asin", _product(page).asin, "options", options]
     bought += [text for name in ("attrs", "category", "query", "product category") for text in (name, "None")]
-    target = ["Target", "asin", "options", "attrs", "price upper", "instuction text", "category", "product category", "query", "Goal", "None"]
-    score = ["Reward", "Your score (min 0.0, max 1.0)", str(page.reward), "Reward Details", "None"]
+    target = ["Target", "asin", "options", "attrs", "price upper", "instuction text", "category", "product category", "query"]
+    score = ["Goal", "None", "Reward", "Your score (min 0.0, max 1.0)", str(page.reward), "Reward Details", "None"]
     return ["Thank you for shopping with us!", "Your code:", "None", "(Paste it in your MTurk interface.)", *bought, *target, *score]
 
 

@@ -3,10 +3,12 @@
 Its part-of-speech tags come from the large English spaCy model; here from the small one (docs/webshop.md).
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from importlib import resources
 from typing import Any
 
-from thefuzz import fuzz
+from thefuzz import fuzz  # type: ignore[import-untyped]
 
 from env_webshop.goals import Goal
 from env_webshop.products import Product
@@ -14,16 +16,6 @@ from env_webshop.products import Product
 FUZZY_MATCH = 85
 #: The option that must match to the letter.
 EXACT_OPTION = "size"
-#: Colours in the order in which the original looks for them in a text (web_agent_site/engine/normalize.py).
-COLOURS = (
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo caramel champagne "
-    "charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal dark denim eggplant elephant "
-    "espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki lavender lemon leopard light lilac "
-    "lime magenta maroon mauve merlot midnight mint mocha multicolor mushroom mustard natural navy nude olive orange peach pewter pink "
-    "plum purple rainbow red rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal "
-    "tiger turquoise violet walnut wheat white wine yellow"
-).split()
-
 Nouns = Callable[[Product], list[str]]
 
 
@@ -47,8 +39,14 @@ def reward(bought: Product, chosen: Mapping[str, str], goal: Goal, wanted: Produ
 
 
 def normalized_colour(text: str) -> str:
-    """Return the first known colour in a text, or the text."""
-    return next((colour for colour in COLOURS if colour in text), text)
+    """Return the first known colour in a text, or the text: what options are compared by."""
+    return next((colour for colour in _colours() if colour in text), text)
+
+
+@functools.cache
+def _colours() -> list[str]:
+    """Colours in the order in which the original looks for them (web_agent_site/engine/normalize.py)."""
+    return resources.files("env_webshop").joinpath("data/colours.txt").read_text("utf-8").split()
 
 
 def _kind(bought: Product, wanted: Product, nouns: Nouns) -> float:
@@ -67,7 +65,7 @@ def _kind(bought: Product, wanted: Product, nouns: Nouns) -> float:
 
 
 def _categories(product: Product) -> set[str]:
-    return {part.strip() for part in product.product_category.split("›")}
+    return {part.strip() for part in product.product_category.split("\u203a")}
 
 
 def _has_attribute(product: Product, attribute: str) -> bool:
@@ -88,6 +86,4 @@ def _matching_options(bought: Product, chosen: Mapping[str, str], wanted: list[s
 
 
 def _mentions(product: Product, text: str) -> bool:
-    return (
-        text in product.title.lower() or text in " ".join(product.bullets).lower() or text in product.description.lower()
-    )
+    return text in product.title.lower() or text in " ".join(product.bullets).lower() or text in product.description.lower()

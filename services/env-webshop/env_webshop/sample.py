@@ -4,11 +4,14 @@ The products are invented; what they are called shows it (asins SMPL000000 and u
 """
 
 import argparse
+import functools
+import json
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,54 +28,28 @@ NO_PRICE_EVERY = 40
 RANGE_EVERY = 5
 MAX_OPTIONS = 4
 
-BRANDS = "Alder Birchway Corvin Dunmore Eastlake Fernley Glenby Harrow Ilford Juniper Kestrel Larkfield Mossgate Northam Orrin Pellby".split()
-STYLES = "classic modern everyday premium compact essential deluxe simple vintage outdoor lightweight sturdy elegant cozy practical".split()
-COLOURS = "black white navy blue forest green burgundy grey ivory coral teal mustard".split()
-
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A kind of product: what a shopper calls it, its place in the shop, what it may be, and the options it comes in."""
 
+    category: str
     query: str
-    nouns: tuple[str, ...]
+    nouns: list[str]
     path: str
-    attributes: tuple[str, ...]
-    options: dict[str, tuple[str, ...]]
+    attributes: list[str]
+    options: dict[str, list[str]]
     cents: tuple[int, int]
 
 
-COLOUR = {"color": tuple(COLOURS)}
-CLOTHES = {**COLOUR, "size": ("small", "medium", "large", "x-large", "xx-large")}
-SHOES = {**COLOUR, "size": ("6", "7", "8", "9", "10", "11")}
-SHELF: dict[str, tuple[Line, ...]] = {
-    "fashion": (
-        Line("men's t-shirts", ("t-shirt", "tee"), "Clothing › Men › Shirts", ("machine wash", "short sleeve", "cotton", "classic fit", "quick drying"), CLOTHES, (899, 3499)),
-        Line("women's dresses", ("dress", "sundress"), "Clothing › Women › Dresses", ("long sleeve", "polyester spandex", "hand wash", "high waist", "v neck"), CLOTHES, (1599, 7999)),
-        Line("men's sneakers", ("sneaker", "running shoe"), "Shoes › Men › Sneakers", ("rubber sole", "arch support", "lace closure", "anti slip"), SHOES, (2499, 11999)),
-    ),
-    "beauty": (
-        Line("shampoo", ("shampoo", "hair cleanser"), "Beauty › Hair Care › Shampoo", ("sulfate free", "paraben free", "tea tree", "dry hair", "cruelty free"), {"scent": ("lavender", "rosemary mint", "coconut", "unscented"), "size": ("8 fl oz (pack of 1)", "16 fl oz (pack of 1)", "16 fl oz (pack of 2)")}, (599, 2999)),
-        Line("lip balm", ("lip balm", "lip butter"), "Beauty › Skin Care › Lip Care", ("natural ingredients", "long lasting", "sensitive skin", "coconut oil"), {"flavor name": ("vanilla", "cherry", "peppermint", "honey")}, (299, 1299)),
-        Line("makeup brushes", ("brush set", "makeup brush"), "Beauty › Tools › Brushes", ("synthetic bristles", "easy clean", "travel size", "vegan"), {**COLOUR, "pattern name": ("6 pieces", "12 pieces", "18 pieces")}, (899, 4599)),
-    ),
-    "garden": (
-        Line("throw pillow covers", ("pillow cover", "cushion cover"), "Home › Bedding › Decorative Pillows", ("double sided", "machine washable", "super soft", "printing technology"), {**COLOUR, "size": ('16" x 16"', '18" x 18"', '20" x 20"', '24" x 24"')}, (799, 2999)),
-        Line("bookcases", ("bookcase", "bookshelf"), "Home › Furniture › Bookcases", ("solid wood", "easy assemble", "storage space", "steel frame"), {**COLOUR, "size": ("3-tier", "4-tier", "5-tier")}, (4999, 28999)),
-        Line("table lamps", ("table lamp", "bedside lamp"), "Home › Lighting › Lamps", ("glass shade", "energy efficient", "living room", "brushed nickel"), COLOUR, (1999, 9999)),
-    ),
-    "grocery": (
-        Line("granola bars", ("granola bar", "snack bar"), "Grocery › Snacks › Bars", ("gluten free", "non gmo", "high protein", "low sugar", "dairy free"), {"flavor name": ("dark chocolate / sea salt", "peanut butter", "blueberry", "apple cinnamon"), "size": ("6 count", "12 count", "24 count")}, (499, 3299)),
-        Line("green tea", ("green tea", "tea bags"), "Grocery › Beverages › Tea", ("caffeine free", "usda organic", "individually wrapped", "low calorie"), {"flavor name": ("jasmine", "lemon ginger", "mint", "honey")}, (399, 2199)),
-        Line("olive oil", ("olive oil", "cooking oil"), "Grocery › Oils › Olive Oils", ("extra virgin", "cold pressed", "kosher certified", "bpa free"), {"size": ("250 ml", "500 ml", "1 liter")}, (799, 4999)),
-    ),
-    "electronics": (
-        Line("bluetooth headphones", ("headphones", "wireless headset"), "Electronics › Headphones › Over-Ear", ("noise cancelling", "wireless bluetooth", "fast charging", "water resistant"), COLOUR, (1999, 24999)),
-        Line("usb cables", ("usb cable", "charging cord"), "Electronics › Accessories › Cables", ("fast charging", "gold plated", "high speed", "aluminum alloy"), {**COLOUR, "size": ("3 feet", "6 feet", "10 feet")}, (499, 2499)),
-        Line("phone cases", ("phone case", "protective cover"), "Electronics › Cell Phones › Cases", ("wireless charging", "tempered glass", "shock absorption", "non slip"), {**COLOUR, "compatible model": ("mini", "standard", "plus", "max")}, (699, 3999)),
-    ),
-}  # fmt: skip
 WISHES = ("i need a {0} that is {1}.", "i am looking for {1} {0}", "i would like a {0}, it should be {1}.")
+
+
+@functools.cache
+def _shelf() -> tuple[list[str], list[str], list[Line]]:
+    """Names of brands, styles, and lines of products."""
+    words = json.loads(resources.files("env_webshop").joinpath("data/shelf.json").read_text("utf-8"))
+    return words["brands"], words["styles"], [Line(**line) for line in words["lines"]]
 
 
 def source(cache: Path) -> Source:
@@ -115,24 +92,24 @@ def generate(folder: Path, products: int, with_goals: int, seed: int = SEED) -> 
 
 def _products(count: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Yield (record of the product, of its attributes, of a human goal for it)."""
-    lines = [(category, line) for category, found in SHELF.items() for line in found]
+    brands, styles, lines = _shelf()
     for number in range(count):
         rng = random.Random(f"{seed}:{number}")  # noqa: S311
-        category, line = lines[number % len(lines)]
+        line = lines[number % len(lines)]
         asin = f"SMPL{number:06d}"
         attributes = rng.sample(line.attributes, 3)
         options = {name: rng.sample(values, min(len(values), rng.randint(2, MAX_OPTIONS))) for name, values in line.options.items()}
-        noun, style = rng.choice(line.nouns), rng.choice(STYLES)
-        title = f"{rng.choice(BRANDS)} {style.title()} {noun.title()}, {attributes[0].title()}, Model {rng.randint(100, 999)}"
+        noun, style = rng.choice(line.nouns), rng.choice(styles)
+        title = f"{rng.choice(brands)} {style.title()} {noun.title()}, {attributes[0].title()}, Model {rng.randint(100, 999)}"
         wanted = sorted(rng.sample(attributes, 2))
         record = {
             "asin": asin,
             "name": title,
             "full_description": _description(rng, noun, style, attributes),
-            "small_description": [f"{attribute.capitalize()} for {rng.choice(STYLES)} use." for attribute in attributes],
+            "small_description": [f"{attribute.capitalize()} for {rng.choice(styles)} use." for attribute in attributes],
             "pricing": _pricing(number, rng, line.cents),
             "images": [""],
-            "category": category,
+            "category": line.category,
             "query": line.query,
             "product_category": line.path,
             "customization_options": {name: [{"value": value, "image": None} for value in values] for name, values in options.items()},
@@ -151,10 +128,11 @@ def _products(count: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str,
 
 
 def _description(rng: random.Random, noun: str, style: str, attributes: list[str]) -> str:
-    """Some 600 characters, about as long as the real ones."""
+    """Some 600 characters."""
+    styles = _shelf()[1]
     sentences = [f"This {style} {noun} is an invented product of a generated sample."]
     for attribute in attributes * 2:
-        sentences.append(f"Our {rng.choice(STYLES)} {noun} offers {attribute}, {rng.choice(STYLES)} and {rng.choice(STYLES)} in one.")
+        sentences.append(f"Our {rng.choice(styles)} {noun} offers {attribute}, {rng.choice(styles)} and {rng.choice(styles)} in one.")
     return " ".join(sentences)
 
 

@@ -44,7 +44,7 @@ class Bm25sSearcher:
     """bm25s over an index on disk, which is mapped, not read."""
 
     def __init__(self, folder: Path) -> None:
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
         import orjson
 
         self._index = bm25s.BM25.load(folder, mmap=True)
@@ -62,7 +62,7 @@ class Bm25sSearcher:
 
 def _tokens(texts: Iterable[str]) -> Iterator[list[str]]:
     import bm25s
-    import Stemmer
+    import Stemmer  # type: ignore[import-not-found]
 
     stemmer = Stemmer.Stemmer("porter")
     for text in texts:

@@ -41,7 +41,7 @@ class Source:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records of the products, one at a time: the full file is some 5 GB."""
-        import ijson
+        import ijson  # type: ignore[import-untyped]
 
         with self.products.open("rb") as file:
             yield from ijson.items(file, "item", use_float=True)
