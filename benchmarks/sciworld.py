@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """What a step of the ScienceWorld service costs, beside the bare engine and beside the library's own step.
 
-    services/env-sciworld/.venv/bin/python benchmarks/sciworld.py [--launches 5] [--rounds 4]
+    make bench ONLY=sciworld, or benchmarks/sciworld.py [--launches 5] [--rounds 4]
 
 CPU time (user and system) per step, of every process that serves the step:
 - bare: a JVM with the service's flags, asked for step, score, done and moves through py4j. JVM + the asking process (this one).

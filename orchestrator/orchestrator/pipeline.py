@@ -45,7 +45,7 @@ def plan(config: RunConfig) -> list[Stage]:
         steps += [
             Stage(explore, "explore", ("experts", current), partial(stages.explore, stage=explore, policy=name, model_stage=current)),
             Stage(pair, "pairs", ("experts", explore), partial(stages.make_pairs, stage=pair, explore_stage=explore)),
-            Stage(dpo, "dpo", (pair, current), partial(stages.dpo, stage=dpo, pairs_stage=pair, model_stage=current)),
+            Stage(dpo, "dpo", (pair, current), partial(stages.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
             Stage(f"evaluate-{better}", "evaluate", (dpo,), partial(stages.evaluate, policy=better, model_stage=dpo)),
         ]
         current, name = dpo, better

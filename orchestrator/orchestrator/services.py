@@ -36,26 +36,13 @@ def env_service(section: EnvSection) -> Service:
 def policy_service(section: PolicySection, model: str) -> Service:
     """vLLM on loopback. Ready means that it answers a one-token completion."""
     url = f"http://127.0.0.1:{section.port}"
-    command = [
-        str(places.service_python("policy")),
-        "-m",
-        "policy",
-        "serve",
-        "--model",
-        model,
-        "--port",
-        str(section.port),
-    ]
+    command = [str(places.service_python("policy")), "-m", "policy", "serve", "--model", model, "--port", str(section.port)]
     command += ["--served-name", section.served_name, "--max-model-len", str(section.max_model_len)]
-    command += [
-        "--max-num-seqs",
-        str(section.max_num_seqs),
-        "--kv-cache-gib",
-        f"{section.kv_cache_gib:g}",
-        "--device",
-        section.device,
-    ]
-    command += ["--compile" if section.compile else "--eager"]
+    command += ["--max-num-seqs", str(section.max_num_seqs), "--device", section.device]
+    if section.kv_cache_gib is not None:
+        command += ["--kv-cache-gib", f"{section.kv_cache_gib:g}"]
+    if section.compile is not None:
+        command.append("--compile" if section.compile else "--eager")
 
     async def ready() -> bool:
         if not await _get_ok(f"{url}/health")():

@@ -171,10 +171,11 @@ async def sft(ctx: Context, model_stage: str) -> dict[str, Any]:
     return await _train(ctx, "sft", job)
 
 
-async def dpo(ctx: Context, stage: str, pairs_stage: str, model_stage: str) -> dict[str, Any]:
+async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_stage: str) -> dict[str, Any]:
     """Learn from the pairs; the reference is the policy that explored."""
+    section = ctx.config.dpo[min(iteration, len(ctx.config.dpo)) - 1]
     data = (ctx.store.stage_dir(pairs_stage) / PAIRS).resolve()
-    job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.dpo)}
+    job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(section)}
     return await _train(ctx, stage, job)
 
 
