@@ -79,7 +79,8 @@ async def experts(ctx: Context) -> dict[str, Any]:
     """Replay the environment's gold path of every training task."""
     tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
-    player = Player(GoldPolicy(ctx.env.client), "expert", None, _sampling(ctx), _prompt(ctx))
+    prompt = _prompt(ctx)
+    player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
     # a gold path is computed on an engine of its own beside the session's
     concurrency = max(1, (await ctx.env.client.sessions())["max_sessions"] // 2)
     played = await _play(ctx, "experts", todo, player, concurrency)

@@ -11,7 +11,7 @@ from env_core.environment import Environment, EnvironmentUnavailableError
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from env_webshop import sample
+from env_webshop import agentgym, sample
 from env_webshop.build import catalogue_folder, is_built
 from env_webshop.sources import FILES, Name, Source, find_source
 from env_webshop.taskset import WebshopTasks
@@ -70,15 +70,17 @@ def create_environment() -> Environment:
     source = choose_source(settings)
     folder = catalogue_folder(settings.cache, source, settings.seed)
     kind = "a generated sample of products" if source.name == "sample" else f"WebShop's products ({source.name})"
+    tasks = WebshopTasks(folder, sample=source.name == "sample")
     return Environment(
         name="webshop",
         description=f"WebShop: buy what an instruction asks for in a text shop, scored from 0 to 1. Here: {kind}.",
         version=folder.name,
-        tasks=WebshopTasks(folder, sample=source.name == "sample"),
+        tasks=tasks,
         engine="env_webshop.engine:create",
         engine_options={"folder": str(folder), "search": settings.search, "observation": settings.observation},
         check=partial(check, settings, source, folder),
         expert_source="webshop-scripted",
         slots_per_worker=SESSIONS_PER_WORKER,
         renders=True,
+        agentgym=lambda gym: agentgym.routes(gym, tasks),
     )

@@ -208,3 +208,27 @@ def test_a_build_that_is_killed_leaves_nothing_that_counts(tmp_path):
     wait_until_ready(service, 120)
     assert httpx.post(f"{service.url}/reset", json={"task_id": "sample:1"}, timeout=60).status_code == 200
     assert service.stop() == 0
+
+
+def test_agentgyms_client_plays_by_its_own_calls(client):
+    assert client.get("/agentgym/").json() == "ok"
+    number = client.post("/agentgym/create").json()
+    assert number in client.get("/agentgym/list_envs").json()
+    text, nothing = client.post("/agentgym/reset", json={"env_idx": number, "session_id": 3}).json()
+    assert (text, nothing) == (begin(client, "sample:3")["observation"]["text"], None)
+    assert client.get("/agentgym/instruction_text", params={"env_idx": number}).json() == "Instruction: " + text.split(" [SEP] ")[2]
+    actions = expert(client, "sample:3")
+    for action in actions:
+        reply = client.post("/agentgym/step", json={"env_idx": number, "action": action}).json()
+        assert sorted(reply) == ["done", "info", "reward", "state"]
+        assert client.get("/agentgym/observation", params={"env_idx": number}).json() == reply["state"]
+        if action == actions[0]:
+            found = client.get("/agentgym/available_actions", params={"env_idx": number}).json()
+            assert not found["has_search_bar"]
+            assert "back to search" in found["clickables"]
+            assert client.get("/agentgym/state", params={"env_idx": number}).json()["html"].startswith("<!DOCTYPE html>")
+    assert (reply["reward"], reply["done"]) == (1.0, True)
+    assert client.post("/agentgym/reset", json={"env_idx": number, "session_id": None}).status_code == 200
+    assert client.post("/agentgym/reset", json={"env_idx": number, "session_id": 10**9}).status_code == 404
+    assert client.post("/agentgym/close", json={"env_idx": number}).json() is True
+    assert client.post("/agentgym/step", json={"env_idx": number, "action": "x"}).status_code == 404
