@@ -27,7 +27,8 @@ PATIENCE_S = 10.0
 async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int) -> None:
     """`eto experts`."""
     async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
-        player = Player(GoldPolicy(env), "expert", None, Sampling(), load_prompt(env_name))
+        prompt = load_prompt(env_name)
+        player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed)
 
 

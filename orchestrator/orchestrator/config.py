@@ -46,7 +46,7 @@ Model = Annotated[Annotated[str, Tag(NAMED)] | Annotated[ScratchModel, Tag(FRESH
 class EnvSection(_Section):
     """The environment service."""
 
-    name: Literal["sciworld"] = "sciworld"
+    name: Literal["sciworld", "webshop"] = "sciworld"
     url: str | None = Field(None, description="where it runs; null: it is started here")
     port: int = Field(8002, description="port when started here")
     max_engines: int = Field(

@@ -80,6 +80,7 @@ def catalogue() -> dict[str, Callable[[], Service]]:
     """What `eto services` knows, with default settings."""
     return {
         "env-sciworld": lambda: env_service(EnvSection()),
+        "env-webshop": lambda: env_service(EnvSection(name="webshop", port=8001, max_engines=64)),
         "policy": lambda: policy_service(PolicySection(), DEFAULT_MODEL),
     }
 

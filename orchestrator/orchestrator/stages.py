@@ -82,7 +82,8 @@ async def experts(ctx: Context) -> dict[str, Any]:
     """Replay the environment's gold path of every training task."""
     tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
-    player = Player(GoldPolicy(ctx.env.client), "expert", None, _sampling(ctx), _prompt(ctx))
+    prompt = _prompt(ctx)
+    player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
     played = await _play(ctx, "experts", todo, player, EXPERTS_AT_A_TIME)
     good = [e for e in played if e.success]
     if not good:
