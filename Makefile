@@ -73,8 +73,8 @@ check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
 	.venv/bin/ruff format --check .
 	$(MYPY) orchestrator/orchestrator
 	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core
-	$(foreach env,$(ENVS),$(MYPY) --python-executable services/env-$(env)/.venv/bin/python services/env-$(env)/env_$(env)
-	)
+	@set -e; for env in $(ENVS); do \
+	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done
 	$(MYPY) services/policy/policy
 	$(MYPY) --python-executable services/trainer/.venv/bin/python services/trainer/trainer
 	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile
