@@ -49,9 +49,7 @@ class EnvSection(_Section):
     name: Literal["sciworld", "webshop"] = "sciworld"
     url: str | None = Field(None, description="where it runs; null: it is started here")
     port: int = Field(8002, description="port when started here")
-    max_engines: int = Field(
-        8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld"
-    )
+    max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
 
 
