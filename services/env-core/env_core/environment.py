@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from env_core.dialects.agentgym import AgentGym
 
 SplitType = Literal["train", "validation", "test"]
 
@@ -59,7 +64,8 @@ class Engine(Protocol):
     """Plays one episode at a time, in a worker process. Any exception ends that process.
 
     It must be deterministic: the same task, seed and actions give the same outcomes in every process, whatever else was played in it.
-    Where Environment.renders is set, it also has `render() -> str`: the current page as HTML, without changing the episode.
+    Where Environment.renders is set, it also has `render() -> str`: the current page as HTML. Where Environment.agentgym is set, it may
+    have `inspect(what: str) -> Any`: JSON for that dialect's routes. Neither changes the episode.
     """
 
     def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
@@ -91,7 +97,8 @@ class Environment:
     `check` raises EnvironmentUnavailableError. `slots_per_worker` engines, each made by the factory, share a worker process: their
     calls are made one at a time on one thread, module-level state (caches) is theirs together, and the end of the process is the end
     of them all (their sessions are replayed elsewhere). A worker whose main process holds more than `recycle_rss_mb` takes no new
-    episodes, and its sessions move to others by replay. `renders` says that engines have `render()`.
+    episodes, and its sessions move to others by replay. `renders` says that engines have `render()`. `agentgym` makes the routes under
+    /agentgym, in the shapes that AgentGym's client of this environment expects.
     """
 
     name: str
@@ -105,3 +112,4 @@ class Environment:
     recycle_rss_mb: int | None = None
     slots_per_worker: int = 1
     renders: bool = False
+    agentgym: "Callable[[AgentGym], APIRouter] | None" = None

@@ -52,7 +52,7 @@ class Experts:
         try:
             answer, took_s = await lease.call({"call": "expert", "task_id": task_id}, self._timeout_s)
         except EngineTimeoutError:
-            await self._pool.discard(lease)
+            await self._pool.discard(lease, "timeout")
             raise ServiceError(
                 504,
                 "step_timeout",
@@ -60,10 +60,10 @@ class Experts:
                 "ask again, or start the service with a longer ETO_ENV_EXPERT_TIMEOUT_S.",
             ) from None
         except EngineLostError as error:
-            await self._pool.discard(lease)
+            await self._pool.discard(lease, "lost")
             raise engine_unavailable(str(error)) from error
         except BaseException:
-            await self._pool.discard(lease)
+            await self._pool.discard(lease, "broken_off")
             raise
         self._lease = lease
         self._pool.rest(lease, took_s)

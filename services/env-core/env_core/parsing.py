@@ -16,18 +16,19 @@ def parsed(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """Return a dependency that gives the body as `model`."""
 
     async def parse(request: Request) -> Model:
-        body = await _read(request)
+        body = await read_body(request)
         try:
-            return model.model_validate_json(body)
+            return model.model_validate_json(body or b"{}")
         except ValidationError as error:
             raise invalid_request(
-                f"The body of {request.url.path} was refused, because {_reasons(error)}; correct it (GET /docs shows its fields)."
+                f"The body of {request.url.path} was refused, because {reasons(error)}; correct it (GET /docs shows its fields)."
             ) from None
 
     return parse
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return the body; ServiceError 413 where it is too large."""
     body = bytearray()
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and len(declared) < 20 and int(declared) > MAX_BODY_BYTES
@@ -45,7 +46,8 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _reasons(error: ValidationError) -> str:
+def reasons(error: ValidationError) -> str:
+    """Return what is wrong, in words: the first three faults."""
     found = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
         place = ".".join(str(part) for part in detail["loc"])

@@ -7,12 +7,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from env_core.environment import Environment
 from env_core.errors import draining, engine_unavailable
 from env_core.lease import Lease, next_due
+from env_core.metrics import Metrics
 from env_core.worker_process import EngineLostError, EngineTimeoutError, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,14 @@ class EnginePool:
     free engine, else by a new one, else, where no more may be started, by one whose session lets it rest (see Lease.due_at).
     """
 
-    def __init__(self, environment: Environment, max_engines: int, warm: int, start_timeout_s: float) -> None:
+    def __init__(self, environment: Environment, max_engines: int, warm: int, start_timeout_s: float, metrics: Metrics) -> None:
         self._environment = environment
         self._max_engines = max_engines
         self._slots = environment.slots_per_worker
         self._max_workers = math.ceil(max_engines / self._slots)
         self._warm = warm
         self._start_timeout_s = start_timeout_s
+        self._metrics = metrics
         self._workers: dict[WorkerProcess, _Worker] = {}
         self._waiters: deque[_Waiter] = deque()
         self._starting = 0
@@ -62,6 +64,14 @@ class EnginePool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.ready = False
+        metrics.watch("eto_env_engines", "Engines, by state.", self.counts)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many engines are in each state; `starting` counts workers."""
+        leases = [lease for worker in self._workers.values() for lease in worker.leases]
+        busy = sum(lease.rested_at is None for lease in leases)
+        free = sum(len(worker.free) for worker in self._workers.values())
+        return {"busy": busy, "resting": len(leases) - busy, "free": free, "starting": self._starting}
 
     def open(self) -> None:
         """Start the spares; one worker at least, to know that engines start here."""
@@ -122,10 +132,10 @@ class EnginePool:
             self._retire(worker)
             self._serve()
 
-    async def discard(self, lease: Lease) -> None:
+    async def discard(self, lease: Lease, reason: str) -> None:
         """Kill the worker of an engine that cannot be trusted; other sessions' leases on it are over too."""
         if not lease.over:
-            await self._end(lease.worker)
+            await self._end(lease.worker, reason)
 
     async def close(self) -> None:
         """Stop every worker."""
@@ -177,6 +187,7 @@ class EnginePool:
         wait_s = lease.due_at() - time.monotonic()
         if wait_s <= 0:
             self._take(lease)
+            self._metrics.evictions.inc()
         else:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._serve)
 
@@ -200,12 +211,13 @@ class EnginePool:
 
     def _end_if_unused(self, worker: _Worker) -> None:
         if worker.retiring and not worker.leases and worker.process in self._workers:
-            self._spawn(self._end(worker.process))
+            self._spawn(self._end(worker.process, "recycled"))
 
-    async def _end(self, process: WorkerProcess) -> None:
+    async def _end(self, process: WorkerProcess, reason: str) -> None:
         """Kill a worker and forget it."""
         worker = self._workers.pop(process, None)
         if worker is not None:
+            self._metrics.kills.labels(reason).inc()
             for lease in worker.leases:
                 lease.over = True
             worker.leases.clear()
@@ -261,7 +273,7 @@ class EnginePool:
         await process.ended()
         if process in self._workers:
             log.warning("A worker of %s, process %d, ended by itself.", self._environment.name, process.pid)
-            await self._end(process)
+            await self._end(process, "died")
 
     def _tell_of_failures(self) -> None:
         """Give up on those who wait, if there is no engine at all that they could wait for."""

@@ -1,5 +1,7 @@
 """Settings of a service, read from the environment (ETO_ENV_*) and overridden by the command line."""
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,6 +19,7 @@ class Settings(BaseSettings):
     max_engines: int = Field(default=8, ge=1, le=4096, description="engines at one time; sessions take turns on them")
     engines_warm: int = Field(default=1, ge=0, le=256, description="idle engines kept started")
     kept_sessions: int = Field(default=1000, ge=1, description="finished episodes that stay readable")
+    journal: Path | None = Field(default=None, description="file that keeps sessions across a restart; none: they end with the process")
     idle_timeout_s: float = Field(default=1800, gt=0)
     step_timeout_s: float = Field(default=30, gt=0)
     load_timeout_s: float = Field(default=60, gt=0, description="to load a task, and to start an engine")

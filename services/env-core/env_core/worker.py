@@ -31,7 +31,7 @@ def _create(factory: str, options: dict[str, Any]) -> Engine:
 
 
 def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request of the parent. `render` is asked only of engines whose environment says that they have it."""
+    """Carry out one request of the parent. `render` and `inspect` are asked only where the environment says that they are there."""
     match request["call"]:
         case "load":
             return asdict(engine.load(request["task_id"], request["seed"], request["include"]))
@@ -40,7 +40,9 @@ def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         case "expert":
             return {"actions": engine.expert(request["task_id"])}
         case "render":
-            return {"html": engine.render()}  # type: ignore[attr-defined]
+            return {"value": engine.render()}  # type: ignore[attr-defined]
+        case "inspect":
+            return {"value": engine.inspect(request["what"])}  # type: ignore[attr-defined]
         case other:
             raise ValueError(f"no such call: {other}")
 
