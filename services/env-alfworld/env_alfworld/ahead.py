@@ -1,6 +1,8 @@
 """Translates the games that are likely to be played next, in a process of its own and of low priority, so that few begin cold."""
 
 import contextlib
+import ctypes
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,12 @@ from pathlib import Path
 from env_alfworld.store import GameFile, Store
 
 NICENESS = 10
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """End this process when the one that began it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Ahead:

@@ -1,5 +1,6 @@
 """Experts: an imported gold episode, the planner's plan, alfworld's hand-coded agent. What is returned was played here, and won."""
 
+import logging
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -9,9 +10,11 @@ from typing import Any, Literal
 
 from env_alfworld.catalogue import read_game
 from env_alfworld.downward import Library
+from env_alfworld.planner import NotFoundInTimeError, plan
 from env_alfworld.store import GameFile, Store
-from env_alfworld.translation import optimized_sas
 from env_alfworld.world import Game, World
+
+log = logging.getLogger(__name__)
 
 Expert = Literal["gold", "planner", "handcoded"]
 #: Who is asked when the one before has no episode that wins.
@@ -26,14 +29,17 @@ def find_actions(store: Store, root: Path, file: GameFile, game: Game, kind: str
         return known
     ask: dict[str, Callable[[], Sequence[str] | None]] = {
         "gold": lambda: file.gold,
-        "planner": lambda: _planned(root, file, game),
+        "planner": lambda: plan(store.path, root, file.task_id),
         "handcoded": lambda: _handcoded(root, file, game),
     }
     actions: list[str] = []
     for expert in ORDER[kind]:
-        found = ask[expert]()
-        if found and (won := replay(game, found)):
-            actions = won
+        try:
+            found = ask[expert]()
+        except NotFoundInTimeError as error:
+            log.warning("%s", error)
+            return []  # not kept: on another day the machine may be less busy
+        if found and (actions := replay(game, found)):
             break
     store.keep_plan(file.sha256, kind, actions)
     return actions
@@ -48,12 +54,6 @@ def replay(game: Game, actions: Sequence[str]) -> list[str]:
             if world.won:
                 return list(actions[:number])
     return []
-
-
-def _planned(root: Path, file: GameFile, game: Game) -> list[str] | None:
-    content, _ = read_game(root, file.path, file.sha256)
-    with Library() as library:
-        return World(library, game).plan(optimized_sas(content))
 
 
 def _handcoded(root: Path, file: GameFile, game: Game) -> list[str] | None:

@@ -7,13 +7,9 @@ It finds the games as the service does (ETO_DATA, ETO_ALFWORLD_*), and writes in
 
 import argparse
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
-
-PR_SET_PDEATHSIG = 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,9 +30,9 @@ def main() -> None:
     """Run the command."""
     options = _parser().parse_args()
     if options.with_parent:
-        from env_alfworld.ahead import NICENESS
+        from env_alfworld.ahead import NICENESS, end_with_parent
 
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
         os.nice(NICENESS)
     from env_alfworld.catalogue import SPLITS, GameFileError
     from env_alfworld.engine import made_ready

@@ -1,6 +1,6 @@
 """Makes games of our own for all six task types, from the PDDL domain and the grammar that ship with alfworld.
 
-So the service runs with no download. The games are small (one room, 10 to 20 places), always the same, and laid out as alfworld's are;
+So the service runs with no download. The games are small (one room, about ten places), always the same, and laid out as alfworld's are;
 nothing in them comes from ALFRED's scenes.
 """
 
@@ -53,8 +53,8 @@ def _room(receptacles: dict[str, int], takes: dict[str, str]) -> Room:
 _TABLEWARE = "Apple Bowl Bread Cup Egg Fork Ladle Mug Pan Plate Pot Potato Spatula Spoon Tomato"
 _SMALL = "Book CD CellPhone CreditCard KeyChain Pen Pencil RemoteControl"
 KITCHEN = _room(
-    {"Cabinet": 4, "CounterTop": 2, "DiningTable": 1, "Drawer": 3, "Fridge": 1, "GarbageCan": 1, "Microwave": 1, "SinkBasin": 1}
-    | {"StoveBurner": 2},
+    {"Cabinet": 2, "CounterTop": 1, "DiningTable": 1, "Drawer": 2, "Fridge": 1, "GarbageCan": 1, "Microwave": 1, "SinkBasin": 1}
+    | {"StoveBurner": 1},
     {
         "Cabinet": "Bowl Cup Ladle Mug Pan Plate Pot",
         "CounterTop": _TABLEWARE,
@@ -68,7 +68,7 @@ KITCHEN = _room(
     },
 )
 BEDROOM = _room(
-    {"ArmChair": 1, "Bed": 1, "Desk": 1, "Drawer": 4, "Dresser": 1, "GarbageCan": 1, "Safe": 1, "Shelf": 3, "SideTable": 2},
+    {"ArmChair": 1, "Bed": 1, "Desk": 1, "Drawer": 3, "Dresser": 1, "GarbageCan": 1, "Safe": 1, "Shelf": 3, "SideTable": 2},
     {
         "ArmChair": "Book CellPhone CreditCard KeyChain Laptop Pillow RemoteControl",
         "Bed": "Book CellPhone Laptop Pillow",
@@ -82,7 +82,7 @@ BEDROOM = _room(
     },
 )
 BATHROOM = _room(
-    {"BathtubBasin": 1, "Cabinet": 4, "CounterTop": 1, "Drawer": 2, "GarbageCan": 1, "Shelf": 1, "SinkBasin": 1, "Toilet": 1},
+    {"BathtubBasin": 1, "Cabinet": 3, "CounterTop": 1, "Drawer": 2, "GarbageCan": 1, "Shelf": 1, "SinkBasin": 1, "Toilet": 1},
     {
         "BathtubBasin": "Cloth SoapBar",
         "Cabinet": "Candle Cloth SoapBar SoapBottle SprayBottle ToiletPaper",
@@ -196,8 +196,8 @@ def _problem(rng: random.Random, room: Room, task_type: str, target: str, recept
     places = [(kind, _thing(rng, kind)) for kind, count in room.receptacles.items() for _ in range(count)]
     location = {place: f"loc_bar_{n - 6}_bar_{rng.randint(-9, 9)}_bar_{rng.randint(0, 3)}_bar_60" for n, (_, place) in enumerate(places)}
     start = "loc_bar_0_bar_20_bar_0_bar_30"
-    copies = {kind: rng.randint(1, 3) for kind in rng.sample(room.objects, min(9, len(room.objects)))}
-    copies[target] = rng.randint(2, 3)
+    copies = {kind: rng.randint(1, 2) for kind in rng.sample(room.objects, 5)}
+    copies[target] = 2
     if lamp:
         copies[lamp] = 1
     facts = [f"(atLocation agent1 {start})"]
