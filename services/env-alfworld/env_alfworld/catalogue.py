@@ -41,8 +41,8 @@ class Found:
     left_out: Mapping[str, int]
 
     def __str__(self) -> str:
-        reasons = "".join(f"; left out: {count} {reason}" for reason, count in sorted(self.left_out.items()))
-        return f"{self.split}: {self.playable} games{reasons}"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"{self.split}: {self.playable} games" + (f" (left out: {reasons})" if reasons else "")
 
 
 def read_game(root: Path, path: str, sha256: str | None = None) -> tuple[dict[str, Any], str]:
