@@ -30,7 +30,7 @@ def find_actions(store: Store, root: Path, file: GameFile, game: Game, kind: str
     ask: dict[str, Callable[[], Sequence[str] | None]] = {
         "gold": lambda: file.gold,
         "planner": lambda: plan(store.path, root, file.task_id),
-        "handcoded": lambda: _handcoded(root, file, game),
+        "handcoded": lambda: handcoded_actions(root, file, game),
     }
     actions: list[str] = []
     for expert in ORDER[kind]:
@@ -56,8 +56,8 @@ def replay(game: Game, actions: Sequence[str]) -> list[str]:
     return []
 
 
-def _handcoded(root: Path, file: GameFile, game: Game) -> list[str] | None:
-    """Let alfworld's agent play. It reads the task from traj_data.json."""
+def handcoded_actions(root: Path, file: GameFile, game: Game) -> list[str] | None:
+    """Return what alfworld's agent does, None where it fails. It reads the task from traj_data.json."""
     from alfworld.agents.expert import HandCodedAgentFailed, HandCodedAgentTimeout, HandCodedTWAgent  # type: ignore[import-untyped]
 
     folder = (root / file.path).parent
