@@ -19,7 +19,7 @@ from env_core.errors import ServiceError, invalid_request
 from env_core.experts import Experts
 from env_core.journal import Journal
 from env_core.metrics import Metrics
-from env_core.middleware import RequestIds, RequireToken, SameOrigin
+from env_core.middleware import LimitBody, RequestIds, RequireToken, SameOrigin
 from env_core.openapi import describe
 from env_core.player import Player
 from env_core.pool import EnginePool
@@ -90,6 +90,7 @@ def create_app(environment: Environment, settings: Settings) -> FastAPI:
     describe(app, BODIES)
     if settings.token is not None:
         app.add_middleware(RequireToken, token=settings.token, metrics=metrics)
+    app.add_middleware(LimitBody)
     app.add_middleware(SameOrigin, metrics=metrics)
     app.add_middleware(RequestIds)  # the last one added is the first to be passed
     return app
@@ -107,7 +108,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path} was asked for, but: {error.detail}; GET /docs lists what there is."
     return _reply(request, ServiceError(error.status_code, code, message))
 

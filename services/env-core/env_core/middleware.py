@@ -7,12 +7,14 @@ from urllib.parse import urlsplit
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from env_core import logs
 from env_core.errors import ServiceError
 from env_core.metrics import Metrics
+from env_core.protocol import MAX_BODY_BYTES
 
 OPEN_PATHS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -41,6 +43,31 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, send_named)
+
+
+class LimitBody:
+    """Refuses a body over MAX_BODY_BYTES: by its declared length, else when so much has come."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or let its reading fail."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        left = MAX_BODY_BYTES - (int(declared) if declared.isdecimal() and len(declared) < 20 else 0)
+
+        async def receive_limited() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= 0 if declared else len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"its body is over {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, receive_limited, send)
 
 
 class SameOrigin:

@@ -1,4 +1,4 @@
-"""Reads a request's body into a model, whatever content type it claims, within a bound."""
+"""Reads a request's body into a model, whatever content type it claims."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -6,8 +6,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from env_core.errors import ServiceError, invalid_request
-from env_core.protocol import MAX_BODY_BYTES
+from env_core.errors import invalid_request
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -16,7 +15,7 @@ def parsed(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """Return a dependency that gives the body as `model`."""
 
     async def parse(request: Request) -> Model:
-        body = await read_body(request)
+        body = await request.body()
         try:
             return model.model_validate_json(body or b"{}")
         except ValidationError as error:
@@ -25,25 +24,6 @@ def parsed(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
             ) from None
 
     return parse
-
-
-async def read_body(request: Request) -> bytes:
-    """Return the body; ServiceError 413 where it is too large."""
-    body = bytearray()
-    declared = request.headers.get("content-length", "")
-    too_large = declared.isdecimal() and len(declared) < 20 and int(declared) > MAX_BODY_BYTES
-    if not too_large:
-        async for chunk in request.stream():
-            body += chunk
-            if too_large := len(body) > MAX_BODY_BYTES:
-                break
-    if too_large:
-        raise ServiceError(
-            413,
-            "body_too_large",
-            f"The body of {request.url.path} was refused, because it is over {MAX_BODY_BYTES} bytes; send a shorter one.",
-        )
-    return bytes(body)
 
 
 def reasons(error: ValidationError) -> str:

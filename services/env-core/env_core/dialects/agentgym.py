@@ -13,11 +13,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 
 from env_core.environment import Environment, Task
-from env_core.errors import ServiceError, unknown_session
+from env_core.errors import ServiceError, invalid_request, unknown_session
 from env_core.metrics import Metrics
-from env_core.protocol import ActionObject, Include, ResetRequest, StepRequest
+from env_core.parsing import reasons
+from env_core.protocol import Include, ResetRequest, StepRequest
 from env_core.sessions import SessionStore
 
 REMEMBERED_IDS = 100_000
@@ -40,7 +42,7 @@ class AgentGym:
             del self._created[next(iter(self._created))]
         return number
 
-    async def reset(self, number: int, task: Task, include: list[Include] | None = None) -> dict[str, Any]:
+    async def reset(self, number: int, task: Task, include: list[Include] | None = None, max_steps: int | None = None) -> dict[str, Any]:
         """Begin an episode; return the reply as /reset has it."""
         session_id = self._session_id(number)
         try:
@@ -50,13 +52,17 @@ class AgentGym:
             if number not in self._created:
                 raise
             old = None
-        request = ResetRequest(task_id=task.task_id, session_id=old, include=include or [])
+        request = ResetRequest(task_id=task.task_id, session_id=old, include=include or [], max_steps=max_steps)
         _, reply = await self._store.reset(request, task, new_id=session_id)
         return self._read(reply)
 
     async def step(self, number: int, action: str, include: list[Include] | None = None) -> dict[str, Any]:
         """Take an action; return the reply as /step has it."""
-        request = StepRequest(session_id=self._session_id(number), action=ActionObject(action=action), include=include or [])
+        session_id = self._session_id(number)
+        try:
+            request = StepRequest(session_id=session_id, action=action, include=include or [])
+        except ValidationError as error:
+            raise invalid_request(f"The action was refused, because {reasons(error)}; send another one.") from None
         return self._read(await self._store.step(request))
 
     def last(self, number: int) -> dict[str, Any]:

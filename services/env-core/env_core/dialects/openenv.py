@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from env_core.environment import Environment
 from env_core.errors import ServiceError, expired_session, invalid_request
 from env_core.metrics import Metrics
-from env_core.parsing import read_body, reasons
+from env_core.parsing import reasons
 from env_core.protocol import ActionObject, ResetRequest, StepRequest
 from env_core.sessions import SessionStore
 from env_core.tasks import task_by_default
@@ -50,7 +50,7 @@ def openenv_routes(environment: Environment, store: SessionStore, metrics: Metri
     @router.post("/mcp")
     async def mcp(request: Request) -> Response:
         try:
-            message = orjson.loads(await read_body(request))
+            message = orjson.loads(await request.body())
         except orjson.JSONDecodeError as error:
             answer = _rpc_error(None, PARSE_ERROR, f"The request is no JSON: {error}.")
         else:
