@@ -31,9 +31,13 @@ class AlfworldTasks:
 
     def tasks(self, split: str) -> Sequence[Task]:
         """Return the tasks of a split."""
-        if not self._splits.get(split):
+        if not self.of(split):
             raise KeyError(split)
-        return self._splits[split]
+        return self.of(split)
+
+    def of(self, split: str) -> Sequence[Task]:
+        """Return the tasks of a split, none where there is no such split."""
+        return self._splits.get(split, ())
 
     def find(self, task_id: str) -> Task:
         """Return a task by its id, or by its game file as ETO's data name it; KeyError with the reason where there is none."""
