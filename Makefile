@@ -6,6 +6,7 @@ UV_VERSION := 0.13.9
 CONFIG ?= configs/quickstart.yaml
 MODEL ?=
 ONLY ?=
+WHAT ?=
 export UV_HTTP_TIMEOUT ?= 180
 export UV_LINK_MODE ?= hardlink
 # What pip is told about where packages are holds for uv too. SSL_CERT_FILE is honoured by both.
@@ -16,9 +17,18 @@ endif
 
 UV := .venv/bin/uv
 ETO := .venv/bin/eto
-READY := .venv/.ready services/env-sciworld/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready
+MYPY := .venv/bin/mypy --no-error-summary
+ENVS := sciworld webshop
+READY := .venv/.ready $(ENVS:%=services/env-%/.venv/.ready) services/policy/.venv/.ready services/trainer/.venv/.ready
 
-.PHONY: help install quickstart test check bench soak up down clean lock
+# Each part's tests, and the virtual environment that they run in.
+PARTS := orchestrator/tests=.venv services/env-core/tests=services/env-sciworld/.venv \
+  $(foreach env,$(ENVS),services/env-$(env)/tests=services/env-$(env)/.venv) services/policy/tests=services/policy/.venv \
+  services/trainer/tests=services/trainer/.venv tests=.venv
+# pytest's exit code where no test matches
+NOTHING_CHOSEN := 5
+
+.PHONY: help install quickstart test check bench soak up down clean
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
@@ -33,16 +43,18 @@ install: $(READY) ## make the virtual environments (one per service)
 	$(UV) pip install --quiet --python .venv --no-deps -e orchestrator
 	@touch $@
 
-services/env-sciworld/.venv/.ready: .venv/bin/uv $(wildcard services/env-sciworld/requirements*.txt services/env-*/pyproject.toml)
+# What of a list needs no dependencies of its own stands in requirements-*-alone.txt.
+services/env-%/.venv/.ready: .venv/bin/uv $(wildcard services/env-*/requirements*.txt services/env-*/pyproject.toml)
 	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
-	$(UV) pip install --quiet --python $(@D) -r services/env-sciworld/requirements.txt -r services/env-sciworld/requirements-dev.txt
-	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-sciworld
+	$(UV) pip install --quiet --python $(@D) -r services/env-$*/requirements.txt -r services/env-$*/requirements-dev.txt
+	$(foreach list,$(wildcard services/env-$*/requirements-*-alone.txt),$(UV) pip install --quiet --python $(@D) --no-deps -r $(list))
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-$*
 	@touch $@
 
 # torch comes by itself, with what its build needs: nothing for the CPU build, the CUDA libraries for PyPI's.
 services/policy/.venv/.ready: .venv/bin/uv $(wildcard services/policy/requirements*.txt services/policy/pyproject.toml services/policy/*/pyproject.toml)
 	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
-	$(UV) pip install --quiet --python $(@D) --no-deps -r services/policy/requirements.txt
+	$(UV) pip install --quiet --python $(@D) --no-deps -r services/policy/requirements.txt -r services/policy/requirements-dev.txt
 	$(UV) pip install --quiet --python $(@D) torch==2.13.0
 	$(UV) pip install --quiet --python $(@D) --no-deps -e services/policy -e services/policy/vllm-name
 	@touch $@
@@ -55,6 +67,31 @@ services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirem
 
 quickstart: install ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
 	$(ETO) run $(CONFIG) $(if $(MODEL),--set model=$(MODEL))
+
+check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(MYPY) orchestrator/orchestrator
+	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core
+	@set -e; for env in $(ENVS); do \
+	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done
+	$(MYPY) services/policy/policy
+	$(MYPY) --python-executable services/trainer/.venv/bin/python services/trainer/trainer
+	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile
+	.venv/bin/docker-compose --profile '*' config --quiet
+
+test: check ## check, then all tests, the quick ones first; WHAT='-k word' chooses
+	@set -e; for speed in "not slow" "slow"; do for part in $(PARTS); do \
+	  echo "== $${part%%=*} ($$speed)"; \
+	  $${part##*=}/bin/python -m pytest -q -m "$$speed" $(WHAT) $${part%%=*} || test $$? = $(NOTHING_CHOSEN); \
+	done; done
+
+# A script's first line names the interpreter of the virtual environment that it needs.
+bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; writes benchmarks/out/ONLY.json
+	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/*.py)))); do benchmarks/$$name.py; done
+
+soak: install ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
+	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/soak/*.py)))); do benchmarks/soak/$$name.py; done
 
 up: install ## start the services as local processes
 	$(ETO) services up

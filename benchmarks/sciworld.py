@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """What a step of the ScienceWorld service costs, beside the bare engine and beside the library's own step.
 
-    services/env-sciworld/.venv/bin/python benchmarks/sciworld.py [--launches 5] [--rounds 4]
+    make bench ONLY=sciworld, or benchmarks/sciworld.py [--launches 5] [--rounds 4]
 
 CPU time (user and system) per step, of every process that serves the step:
 - bare: a JVM with the service's flags, asked for step, score, done and moves through py4j. JVM + the asking process (this one).
@@ -121,7 +122,7 @@ def launch(known: dict[str, list[str]], rounds: int) -> tuple[dict[str, float], 
     jvm = Jvm(SciworldSettings().heap_mb)
     gold = {task_id: before_the_end(jvm.simulator, task_id, known[task_id]) for task_id in TASKS}
     library = ScienceWorldEnv("", envStepLimit=1000)
-    options = ["--max-sessions", "1", "--engines-warm", "1", "--log-level", "warning"]
+    options = ["--max-engines", "1", "--engines-warm", "1", "--log-level", "warning"]
     try:
         with running_service("env_sciworld", options) as service, httpx.Client(base_url=service.url, timeout=120) as client:
             arms = {"bare": bare_arm(jvm), "service": service_arm(service, client), "library": library_arm(library)}

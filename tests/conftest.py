@@ -2,20 +2,11 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+from tiny_run import free_port
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +28,7 @@ def sciworld(state: Path) -> Iterator[str]:
 
     from orchestrator import process, services
 
-    service = services.env_service(EnvSection(port=free_port(), max_sessions=4))
+    service = services.env_service(EnvSection(port=free_port(), max_engines=4))
     running = asyncio.run(services.ensure(service))
     yield service.url
     process.stop(running)

@@ -87,13 +87,12 @@ def _report(path: Path, console: Any) -> None:
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]) -> None:
     """Print a run's table and write its report.json and report.html."""
-    from rich.console import Console
-
+    from orchestrator.progress import terminal
     from orchestrator.run_store import RunStoreError
 
     if not (run_dir / "manifest.json").exists():
         raise RunStoreError(f"{run_dir} is no run directory (it has no manifest.json). Runs are in the folder `runs`.")
-    _report(run_dir, Console())
+    _report(run_dir, terminal())
 
 
 @app.command()

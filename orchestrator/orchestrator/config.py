@@ -1,12 +1,14 @@
 """A run's configuration: one YAML file, validated before anything starts; faults are named with their path and line."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+NAMED, FRESH = "a name", "a fresh model"  # tags of the two kinds of `model`
+HEAD_SIZES = (32, 64, 96, 128, 192, 256)
 
 
 class ConfigError(ValueError):
@@ -20,20 +22,43 @@ class _Section(BaseModel):
 class ScratchModel(_Section):
     """A small Llama-shaped model with its own tokenizer, trained from nothing on the expert trajectories: for demonstrations and tests."""
 
-    vocab_size: int = Field(2048, ge=300, description="tokens of the byte-level BPE tokenizer")
+    vocab_size: int = Field(2048, ge=320, description="tokens of the byte-level BPE tokenizer")
     hidden_size: int = Field(256, ge=32)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _head_size_can_be_served(self) -> "ScratchModel":
+        # the trainer's rule (services/trainer/trainer/job.py), said before experts are made
+        if self.hidden_size % self.heads or self.hidden_size // self.heads not in HEAD_SIZES:
+            raise ValueError(f"hidden_size / heads must be one of {', '.join(map(str, HEAD_SIZES))}, the widths that vLLM serves")
+        return self
+
+
+def _kind_of_model(value: Any) -> str:
+    return FRESH if isinstance(value, dict | ScratchModel) else NAMED
+
+
+#: Told apart by their shape, so that a fault in one is not reported as not being the other.
+Model = Annotated[Annotated[str, Tag(NAMED)] | Annotated[ScratchModel, Tag(FRESH)], Discriminator(_kind_of_model)]
+
+
+ENV_PORTS = {"webshop": 8001, "sciworld": 8002, "alfworld": 8003}
 
 
 class EnvSection(_Section):
     """The environment service."""
 
-    name: Literal["sciworld"] = "sciworld"
+    name: Literal["sciworld", "webshop"] = "sciworld"
     url: str | None = Field(None, description="where it runs; null: it is started here")
-    port: int = Field(8002, description="port when started here")
-    max_sessions: int = Field(8, ge=1, description="concurrent sessions when started here; ScienceWorld takes about 250 MB each")
+    port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
+    max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+
+    @property
+    def local_port(self) -> int:
+        """The port of a service started here."""
+        return self.port if self.port is not None else ENV_PORTS[self.name]
 
 
 class PolicySection(_Section):
@@ -44,8 +69,10 @@ class PolicySection(_Section):
     served_name: str = Field("policy", description="model name in requests")
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
     max_num_seqs: int = Field(32, ge=1, description="sequences decoded together when started here")
-    kv_cache_gib: float = Field(1.0, gt=0, description="key-value cache when started here on a CPU, GiB")
-    compile: bool = Field(False, description="torch.compile: slower start, faster decoding")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="key-value cache when started here, GiB; null: 1 on a CPU, a GPU's free memory"
+    )
+    compile: bool | None = Field(None, description="torch.compile: slower start, faster decoding; null: on a GPU only")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -81,6 +108,14 @@ class ExploreSection(_Section):
     temperature: float = Field(0.0, ge=0, le=2)
 
 
+class LoraSection(_Section):
+    """Train low-rank adapters instead of all weights."""
+
+    r: int = Field(16, ge=1, description="rank")
+    alpha: int = Field(32, ge=1, description="scale: the adapters' output is multiplied by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
 class TrainSection(_Section):
     """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
 
@@ -88,13 +123,13 @@ class TrainSection(_Section):
     learning_rate: float | None = Field(None, gt=0)
     batch_size: int | None = Field(None, ge=1, description="examples per optimiser step, over all processes")
     micro_batch_size: int | None = Field(None, ge=1, description="examples per forward pass")
-    max_length: int | None = Field(None, ge=64, description="tokens of a conversation")
+    max_length: int | None = Field(None, ge=8, description="tokens of a conversation")
     warmup_ratio: float | None = Field(None, ge=0, le=1)
-    scheduler: Literal["cosine", "constant_with_warmup", "linear"] | None = None
+    scheduler: Literal["cosine", "linear", "constant"] | None = None
     max_steps: int | None = Field(None, ge=1)
     precision: Literal["auto", "bf16", "fp32"] | None = None
     gradient_checkpointing: bool | None = None
-    lora: dict[str, Any] | None = None
+    lora: LoraSection | None = Field(None, description="adapters, merged into the weights at the end; null: all weights are trained")
     beta: float | None = Field(None, gt=0, description="DPO's beta; ETO: 0.1 in iteration 1, 0.5 later")
 
 
@@ -109,7 +144,7 @@ class RunConfig(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder")
     seed: int = Field(0, ge=0, lt=2**31)
-    model: str | ScratchModel = DEFAULT_MODEL
+    model: Model = DEFAULT_MODEL
     env: EnvSection = EnvSection()
     policy: PolicySection = PolicySection()
     train_tasks: TaskSet
@@ -117,13 +152,20 @@ class RunConfig(_Section):
     rollout: RolloutSection = RolloutSection()
     explore: ExploreSection = ExploreSection()
     sft: TrainSection = TrainSection()
-    dpo: TrainSection = TrainSection()
+    dpo: list[TrainSection] = Field(
+        [TrainSection()], min_length=1, description="one section, or a list of one for each iteration; the last holds for all that follow"
+    )
     iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
     trainer: TrainerSection = TrainerSection()
 
+    @field_validator("dpo", mode="before")
+    @classmethod
+    def _one_section_is_a_list_of_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict | TrainSection) else given
+
     @model_validator(mode="after")
-    def _scratch_has_no_length_conflict(self) -> "RunConfig":
-        for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+    def _parts_agree(self) -> "RunConfig":
+        for name, section in (("sft", self.sft), *(("dpo", section) for section in self.dpo)):
             if section.max_length is not None and section.max_length > self.policy.max_model_len:
                 raise ValueError(
                     f"{name}.max_length is {section.max_length} but policy.max_model_len is {self.policy.max_model_len}: "
@@ -172,13 +214,19 @@ def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _fault(fault: Any, node: yaml.Node | None) -> str:
-    loc = [p for p in fault["loc"] if p not in ("str", "ScratchModel")]  # pydantic's names for the branches of a union
+    loc = [p for p in fault["loc"] if p not in (NAMED, FRESH)]  # pydantic puts a union's tag into the path
+    if loc[:2] == ["dpo", 0] and not _is_list(node, "dpo"):
+        del loc[1]
     line = _line(node, loc)
     where = ".".join(str(p) for p in loc) or "the file"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         message = f"unknown key; known here: {', '.join(_known(loc[:-1]))}"
     return f"  line {line}: {where}: {message}" if line else f"  {where}: {message}"
+
+
+def _is_list(node: yaml.Node | None, key: str) -> bool:
+    return isinstance(node, yaml.MappingNode) and any(k.value == key and isinstance(v, yaml.SequenceNode) for k, v in node.value)
 
 
 def _line(node: yaml.Node | None, loc: list[Any]) -> int | None:
@@ -213,4 +261,5 @@ def _known(loc: list[Any]) -> list[str]:
         "dpo": TrainSection,
         "trainer": TrainerSection,
     }
-    return list(sections[str(loc[0]) if loc else ""].model_fields)
+    section = LoraSection if "lora" in loc else sections[str(loc[0]) if loc else ""]
+    return list(section.model_fields)

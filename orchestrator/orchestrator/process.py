@@ -15,6 +15,9 @@ from typing import Any
 from orchestrator import places
 
 POLL_S = 0.2
+#: Begins a start's part of a log.
+STARTED = "\n--- "
+LONGEST_LINE = 400
 
 
 class ServiceError(RuntimeError):
@@ -51,10 +54,12 @@ class Running:
         """Whether that very process still runs."""
         return _born(self.pid) == self.born
 
-    def last_words(self, lines: int = 15) -> str:
-        """The end of its log."""
+    def last_words(self, lines: int = 8) -> str:
+        """The first errors in its log since it was started, where the cause stands, and the log's end."""
         text = Path(self.log).read_text(errors="replace") if Path(self.log).exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        said = text.rpartition(STARTED)[2].splitlines()
+        errors = [line for line in said[:-lines] if "ERROR" in line or "Error:" in line]
+        return "\n".join(line[:LONGEST_LINE] for line in [*errors[:4], *said[-lines:]])
 
 
 def _born(pid: int) -> str | None:
@@ -100,7 +105,7 @@ def start(service: Service, owner: str | None = None, notes: dict[str, Any] | No
     log = places.state_dir() / "logs" / f"{service.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as out:
-        out.write(f"\n--- {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {' '.join(service.command)}\n".encode())
+        out.write(f"{STARTED}{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {' '.join(service.command)}\n".encode())
         process = subprocess.Popen(
             service.command,
             env={**os.environ, **service.environment},

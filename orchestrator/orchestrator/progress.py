@@ -1,5 +1,6 @@
 """What a person sees while a run works: bars on a terminal, a line now and then elsewhere."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from orchestrator.records import Episode
 
 #: Seconds between lines when the output is no terminal.
 QUIET_S = 20.0
+PLAIN_WIDTH = 110
 
 
 class StageProgress:
@@ -75,11 +77,17 @@ class StageProgress:
         self._display.bars.remove_task(self._bar)
 
 
+def terminal() -> Console:
+    """Standard output. Where it is no terminal its width is unknown, and 80 columns would break the table's lines."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH)
+
+
 class Display:
     """The terminal of a run."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self) -> None:
+        self.console = terminal()
         self.live = self.console.is_terminal
         self.bars = Progress(
             SpinnerColumn(),

@@ -21,6 +21,8 @@ from orchestrator.prompts import Prompt, load_prompt
 from orchestrator.records import Episode, Message
 from orchestrator.run_store import RunStore, run_id
 
+#: Gold paths are found one by one; more episodes at a time would only wait.
+EXPERTS_AT_A_TIME = 4
 EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
 
 
@@ -37,16 +39,17 @@ class Context:
     env: EnvPlacement
     policy: PolicyPlacement
     progress: StageProgress
+    base_model: str | None = None  # None: the run makes its own
 
     def episodes(self, stage: str) -> list[Episode]:
         """A finished stage's episodes."""
         return list(jsonl.read(self.store.stage_dir(stage) / EPISODES, Episode))
 
     def model_dir(self, stage: str) -> str:
-        """A finished training stage's checkpoint, or what the configuration names as the model."""
+        """A finished training stage's checkpoint, or the model that the run starts from."""
         if stage == "base":
-            assert isinstance(self.config.model, str)  # noqa: S101 - a scratch model has a stage of its own
-            return self.config.model
+            assert self.base_model is not None  # noqa: S101 - a model of the run's own has a stage
+            return self.base_model
         return str((self.store.stage_dir(stage) / CHECKPOINT).resolve())
 
 
@@ -79,10 +82,9 @@ async def experts(ctx: Context) -> dict[str, Any]:
     """Replay the environment's gold path of every training task."""
     tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
-    player = Player(GoldPolicy(ctx.env.client), "expert", None, _sampling(ctx), _prompt(ctx))
-    # a gold path is computed on an engine of its own beside the session's
-    concurrency = max(1, (await ctx.env.client.sessions())["max_sessions"] // 2)
-    played = await _play(ctx, "experts", todo, player, concurrency)
+    prompt = _prompt(ctx)
+    player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
+    played = await _play(ctx, "experts", todo, player, EXPERTS_AT_A_TIME)
     good = [e for e in played if e.success]
     if not good:
         raise StageError(f"none of the {len(played)} gold paths succeeded: there is nothing to learn from.")
@@ -171,10 +173,11 @@ async def sft(ctx: Context, model_stage: str) -> dict[str, Any]:
     return await _train(ctx, "sft", job)
 
 
-async def dpo(ctx: Context, stage: str, pairs_stage: str, model_stage: str) -> dict[str, Any]:
+async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_stage: str) -> dict[str, Any]:
     """Learn from the pairs; the reference is the policy that explored."""
+    section = ctx.config.dpo[min(iteration, len(ctx.config.dpo)) - 1]
     data = (ctx.store.stage_dir(pairs_stage) / PAIRS).resolve()
-    job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.dpo)}
+    job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(section)}
     return await _train(ctx, stage, job)
 
 

@@ -32,6 +32,10 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
         ("name: one\n", r"train_tasks: Field required"),
         ("name: ../one\n" + GOOD.split("\n", 1)[1], r"line 1: name: String should match"),
         (GOOD + "sft: {max_length: 9000}\n", r"sft\.max_length is 9000 but policy\.max_model_len is 4096"),
+        (GOOD + "sft: {lora: {rank: 4}}\n", r"line 5: sft\.lora\.rank: unknown key; known here: r, alpha, dropout"),
+        (GOOD + "model: {hidden_size: 100}\n", r"line 5: model: hidden_size / heads must be one of 32, 64"),
+        (GOOD + "dpo: {beta: -1}\n", r"line 5: dpo\.beta: Input should be greater than 0"),
+        (GOOD + "dpo:\n  - {beta: 0.1}\n  - {betta: 0.5}\n", r"line 7: dpo\.1\.betta: unknown key; known here: epochs"),
         ("", "is empty"),
         ("a: [", "is no YAML"),
     ],
@@ -39,6 +43,11 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
 def test_a_fault_is_named_with_its_line_and_what_is_allowed(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, text))
+
+
+def test_dpo_may_have_a_section_for_each_iteration(tmp_path: Path) -> None:
+    assert [s.beta for s in load_config(write(tmp_path, GOOD + "dpo: {beta: 0.1}\n")).dpo] == [0.1]
+    assert [s.beta for s in load_config(write(tmp_path, GOOD + "dpo: [{beta: 0.1}, {beta: 0.5}]\n")).dpo] == [0.1, 0.5]
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

