@@ -65,7 +65,9 @@ services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirem
 	$(UV) pip install --quiet --python $(@D) --no-deps -e services/trainer
 	@touch $@
 
-quickstart: install ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
+# The environment that a configuration names; the others need not be installed for it.
+ENV = $(shell sed -nE 's/^ +name: +(sciworld|webshop|alfworld).*/\1/p' $(CONFIG) | head -1)
+quickstart: .venv/.ready services/env-$(ENV)/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
 	$(ETO) run $(CONFIG) $(if $(MODEL),--set model=$(MODEL))
 
 check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
