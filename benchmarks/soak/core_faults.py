@@ -6,6 +6,7 @@
 ScienceWorld, 200 episodes (gold paths, at most 15 steps) at concurrency 16 on 4 engines, with a journal. Meanwhile a random worker or
 JVM is SIGKILLed every 10 s and one SIGSTOPped every 30 s, and the whole service is killed -9 and started again twice, once a third and
 once two thirds of the episodes have ended. Every reply is compared with that of an undisturbed run. --short: 24 episodes, one restart.
+What the engines and the service say on standard error goes to benchmarks/out/soak-core_faults.log.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 import httpx
 from env_core.process_tree import command, tree
 from env_core.running import RunningService, start_service, wait_until_ready
-from playing import GOLD, QUIET, LostError, call, finish, play
+from playing import GOLD, OUT, QUIET, LostError, call, finish, play
 
 CONCURRENCY = 16
 ENGINES = 4
@@ -148,4 +149,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Episodes under SIGKILL, SIGSTOP and restarts of the service.")
     parser.add_argument("--short", action="store_true", help="24 episodes and one restart")
     short = parser.parse_args().short
+    OUT.mkdir(exist_ok=True)
+    os.dup2(os.open(OUT / "soak-core_faults.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # killed engines have much to say
     asyncio.run(main(24 if short else 200, 1 if short else 2))

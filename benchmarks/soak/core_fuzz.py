@@ -11,6 +11,7 @@ The counter plays: the layer under test is the core. --short: 1,000 requests, 20
 """
 
 import argparse
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -21,7 +22,9 @@ import schemathesis
 from env_core.running import RunningService, running_service
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from playing import COUNTER, QUIET, finish
+from schemathesis import GenerationMode
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -68,7 +71,7 @@ class Fuzz:
 
     def begin(self) -> str:
         """Open a session."""
-        return str(self.client.post("/reset", json={"task_id": "count:1000000"}).json()["metadata"]["session_id"])
+        return str(self.client.post("/reset", json={"task_id": "count:1000000", "max_steps": 1000}).json()["metadata"]["session_id"])
 
     def judge(self, asked: str, reply: Any) -> None:
         """Note a server error or an error without the protocol's shape."""
@@ -85,12 +88,13 @@ class Fuzz:
         if not good:
             self.wrong.append(f"{asked}: {reply.status_code} {reply.text[:300]}")
 
-    def operation(self, operation: Any, examples: int) -> None:
-        """Send cases of one operation of the OpenAPI page."""
+    def operation(self, operation: Any, examples: int, number: int) -> None:
+        """Send cases of one operation of the OpenAPI page, by turns such as it asks for and such as it does not."""
+        mode = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)[number % 2]
 
-        @seed(0)
+        @seed(number)
         @quick(examples)
-        @given(case=operation.as_strategy())
+        @given(case=operation.as_strategy(generation_mode=mode))
         def try_it(case: Any) -> None:
             if self.chance.random() < 0.5:
                 self._name_a_live_session(case)
@@ -146,16 +150,19 @@ def main(requests: int, frames: int) -> None:
         fuzz = Fuzz(service)
         schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
         operations = [found for result in schema.get_all_operations() if (found := result.ok()).path not in UNTRIED]
-        rounds, before_mb = 5, 0.0
-        for number in range(rounds):
+        rounds, number, before_mb = 10, 0, 0.0
+        while fuzz.sent < requests:
             for operation in operations:
-                fuzz.operation(operation, -(-requests // (rounds * len(operations))))
+                with contextlib.suppress(Unsatisfiable):  # nothing can be wrong about a request that carries nothing
+                    fuzz.operation(operation, -(-requests // (rounds * len(operations))), number)
                 fuzz.neighbour_goes_on()
             for state in fuzz.client.get("/sessions").json()["sessions"]:
                 if state["session_id"] != fuzz.neighbour:
                     fuzz.client.delete(f"/sessions/{state['session_id']}")
-            before_mb = before_mb or rss_mb(service)
-            print(f"round {number + 1}: {fuzz.sent} requests, {rss_mb(service):.0f} MB, {len(fuzz.wrong)} wrong", flush=True)
+            if not before_mb and fuzz.sent >= requests / 5:
+                before_mb = rss_mb(service)
+            number += 1
+            print(f"round {number}: {fuzz.sent} requests, {rss_mb(service):.0f} MB, {len(fuzz.wrong)} wrong", flush=True)
         answered = fuzz.frames(frames)
         fuzz.neighbour_goes_on()
         after_mb = rss_mb(service)

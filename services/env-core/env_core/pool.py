@@ -148,6 +148,9 @@ class EnginePool:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for worker in self._workers.values():
+            for lease in worker.leases:
+                lease.over = True
         await asyncio.gather(*(process.stop() for process in self._workers), return_exceptions=True)
         self._workers.clear()
 

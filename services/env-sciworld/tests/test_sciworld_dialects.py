@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import GOLD, play
+from env_core.conformance import run_checks
 from env_sciworld.agentgym import games
 
 OPENENV = Path(__file__).parents[3] / "tests" / "openenv"
@@ -132,3 +133,8 @@ def test_a_game_that_is_none_is_refused(gym, data_idx):
     env = gym.post("/create")["id"]
     assert list(gym.post("/reset", id=env, data_idx=data_idx)) == ["error"]
     assert "error" in gym.get("/observation", id=env)
+
+
+@pytest.mark.slow
+def test_the_service_passes_the_conformance_kit(sciworld):
+    assert {name: problem for name, problem in run_checks(sciworld.url).items() if problem} == {}
