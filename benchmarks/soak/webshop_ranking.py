@@ -57,7 +57,7 @@ def reference_searcher(documents: Path, folder: Path) -> Any:
     for name, imported in STAND_INS.items():
         stand_in = ModuleType(name)
         for word in imported:
-            setattr(stand_in, word, None)
+            setattr(stand_in, word, type(word, (), {}))  # a type: annotations and isinstance want one
         sys.modules[name] = stand_in
     source = lucene.jar().parents[2] / "search" / "lucene" / "_searcher.py"
     spec = importlib.util.spec_from_file_location("pyserini_lucene_searcher", source)

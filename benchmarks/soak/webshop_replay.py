@@ -101,7 +101,7 @@ def main() -> None:
     settings = {"ETO_WEBSHOP_CATALOGUE": "1000", "ETO_ENV_KEPT_SESSIONS": "10"}
     with (
         running_service("env_webshop", ["--log-level", "warning"], settings, ready_timeout_s=300) as service,
-        httpx.Client(base_url=service.url, timeout=120) as client,
+        httpx.Client(base_url=service.url, timeout=120, limits=httpx.Limits(keepalive_expiry=1)) as client,
         ThreadPoolExecutor(CLIENTS) as threads,
     ):
         goals = client.post("/webshop/num_tasks", json={"split": "synthetic"}).json()["num_tasks"]
