@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jnius_config
 from env_webshop import build, lucene
 from env_webshop.catalogue import ProductStore
 from env_webshop.search import open_searcher
@@ -51,10 +52,12 @@ def reference_searcher(documents: Path, folder: Path) -> Any:
     command += ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1"]
     command += ["-input", str(collection), "-index", str(folder / "index"), "-storePositions", "-storeDocvectors", "-storeRaw"]
     subprocess.run(command, check=True, capture_output=True)
+    os.environ["JAVA_HOME"] = str(lucene.java_home())
+    jnius_config.add_options(*lucene.FLAGS)  # pyserini starts the JVM: both searchers are in it
     for name, imported in STAND_INS.items():
         stand_in = ModuleType(name)
         for word in imported:
-            setattr(stand_in, word, None)
+            setattr(stand_in, word, type(word, (), {}))  # a type: annotations and isinstance want one
         sys.modules[name] = stand_in
     source = lucene.jar().parents[2] / "search" / "lucene" / "_searcher.py"
     spec = importlib.util.spec_from_file_location("pyserini_lucene_searcher", source)
@@ -91,11 +94,11 @@ def main() -> None:
         build.build(source, folder, "lucene", 0)
         store = ProductStore(folder)
         texts = queries(data, store, options.queries)
-        ours = open_searcher("lucene", folder / "lucene")
-        found = [ours.search(text, COUNT) for text in texts]  # the JVM is started with our flags, which its memory-mapping needs
         (Path(scratch) / "reference").mkdir()
         reference = reference_searcher(data / "webshop" / "documents.jsonl", Path(scratch) / "reference")
         expected = [[hit.docid for hit in reference.search(text, k=COUNT)] for text in texts]
+        ours = open_searcher("lucene", folder / "lucene")
+        found = [ours.search(text, COUNT) for text in texts]
         store.close()
     same = sum(mine == theirs for mine, theirs in zip(found, expected, strict=True))
     hits = sum(map(len, expected))

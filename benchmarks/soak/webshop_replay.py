@@ -16,6 +16,8 @@ import os
 import re
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ OUT = ROOT / "benchmarks" / "out" / "soak-webshop_replay.json"
 LIMIT = re.compile(r", and price lower than [\d.]+ dollars")
 ACTION = re.compile(r"Action:\s*(.*)", re.DOTALL)
 SYNTHETIC_GOALS = 6910
+CLIENTS = 16
 
 
 def compare(seen: str, recorded: str) -> str:
@@ -44,8 +47,20 @@ def is_exact(record: dict[str, Any], actions: list[str]) -> bool:
     return bool(products) and products[-1] == record["goal_asin"] and options <= clicked
 
 
-def replay(client: httpx.Client, record: dict[str, Any], classes: Counter[str], others: list[dict[str, Any]]) -> tuple[bool, float, bool]:
-    """Play a recording; return (whether it bought, its score, whether it was an exact purchase)."""
+@dataclass
+class Played:
+    """What a replay showed: classes of its observations, those of class "other" and refused actions in full, and how it ended."""
+
+    classes: Counter[str] = field(default_factory=Counter)
+    others: list[dict[str, Any]] = field(default_factory=list)
+    bought: bool = False
+    score: float = 0.0
+    exact: bool = False
+
+
+def replay(client: httpx.Client, record: dict[str, Any]) -> Played:
+    """Play a recording."""
+    played = Played()
     turns = record["conversations"]
     task_id = "synthetic:" + record["id"].rpartition("_")[2]
     reply = client.post("/reset", json={"task_id": task_id, "max_steps": 1000}).raise_for_status().json()
@@ -54,15 +69,16 @@ def replay(client: httpx.Client, record: dict[str, Any], classes: Counter[str], 
     for place in range(2, len(turns) - 1, 2):
         seen, recorded = reply["observation"]["text"], turns[place]["value"]
         kind = compare(seen, recorded)
-        classes[kind] += 1
+        played.classes[kind] += 1
         if kind == "other":
-            others.append({"task_id": task_id, "turn": place, "seen": seen, "recorded": recorded})
+            played.others.append({"task_id": task_id, "turn": place, "seen": seen, "recorded": recorded})
         actions.append(ACTION.findall(turns[place + 1]["value"])[-1].strip())
         reply = client.post("/step", json={"session_id": session, "action": actions[-1]}).raise_for_status().json()
         if not reply["metadata"]["info"]["valid"]:
-            others.append({"task_id": task_id, "turn": place, "refused": actions[-1]})
+            played.others.append({"task_id": task_id, "turn": place, "refused": actions[-1]})
     client.delete(f"/sessions/{session}")
-    return reply["metadata"]["terminated"], reply["metadata"]["score"], is_exact(record, actions)
+    played.bought, played.score, played.exact = reply["metadata"]["terminated"], reply["metadata"]["score"], is_exact(record, actions)
+    return played
 
 
 def expert_score(client: httpx.Client, task_id: str) -> float:
@@ -82,27 +98,28 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=700, help="goals that the expert plays, evenly spread (default 700)")
     options = parser.parse_args()
     records = json.loads((Path(os.environ["ETO_DATA"]) / "experts" / "webshop_agenttraj.json").read_text("utf-8"))
-    classes: Counter[str] = Counter()
-    others: list[dict[str, Any]] = []
     settings = {"ETO_WEBSHOP_CATALOGUE": "1000", "ETO_ENV_KEPT_SESSIONS": "10"}
     with (
         running_service("env_webshop", ["--log-level", "warning"], settings, ready_timeout_s=300) as service,
-        httpx.Client(base_url=service.url, timeout=120) as client,
+        httpx.Client(base_url=service.url, timeout=120, limits=httpx.Limits(keepalive_expiry=1)) as client,
+        ThreadPoolExecutor(CLIENTS) as threads,
     ):
         goals = client.post("/webshop/num_tasks", json={"split": "synthetic"}).json()["num_tasks"]
-        played = [replay(client, record, classes, others) for record in records]
+        played = list(threads.map(lambda record: replay(client, record), records))
         places = range(0, goals, max(1, goals // max(1, options.experts)))
-        experts = Counter(round(expert_score(client, f"synthetic:{place}"), 3) for place in places)
+        experts = Counter(threads.map(lambda place: round(expert_score(client, f"synthetic:{place}"), 3), places))
+    classes = sum((one.classes for one in played), Counter())
+    others = [other for one in played for other in one.others]
     observations = sum(classes.values())
-    exact = [score for _, score, is_exact in played if is_exact]
+    exact = [one.score for one in played if one.exact]
     result = {
         "synthetic_goals": goals,
         "sessions": len(records),
-        "bought": sum(bought for bought, _, _ in played),
+        "bought": sum(one.bought for one in played),
         "observations": observations,
         "classes": dict(classes),
         "match_rate": 1 - classes["other"] / observations,
-        "scores": {str(score): n for score, n in Counter(round(score, 3) for _, score, _ in played).most_common()},
+        "scores": {str(score): n for score, n in Counter(round(one.score, 3) for one in played).most_common()},
         "exact_purchases": len(exact),
         "exact_purchases_that_score_1": sum(score == 1.0 for score in exact),
         "experts": {"n": sum(experts.values()), "scores": {str(score): n for score, n in experts.most_common()}},

@@ -59,8 +59,10 @@ def _once(folder: Path, make: Callable[[Path], None]) -> None:
     try:
         make(target)
         target.chmod(0o755)
-        with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
-            os.rename(target, folder)
+        os.rename(target, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
     finally:
         shutil.rmtree(target, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from conftest import TASKS, act, begin, detour, expert, play, workers
+from env_core.conformance import run_checks
 from env_core.running import start_service, wait_until_ready
 
 
@@ -232,3 +233,8 @@ def test_agentgyms_client_plays_by_its_own_calls(client):
     assert client.post("/agentgym/reset", json={"env_idx": number, "session_id": 10**9}).status_code == 404
     assert client.post("/agentgym/close", json={"env_idx": number}).json() is True
     assert client.post("/agentgym/step", json={"env_idx": number, "action": "x"}).status_code == 404
+
+
+def test_the_service_keeps_the_protocol(webshop):
+    problems = {name: problem for name, problem in run_checks(webshop.url).items() if problem}
+    assert problems == {}
