@@ -37,7 +37,7 @@ def test_won_stays_where_stock_textworld_takes_it_back(source, store, client, ta
     task_id = tasks["pick_and_place_simple"]
     file = store.game(task_id)
     actions = expert(client, task_id)
-    undo = actions[-1].replace("move ", "take ").replace(" to ", " from ")
+    undo = actions[-1].replace("put ", "take ").replace(" in/on ", " from ")
     stock = stock_environment()
     stock.load(str(source.root / file.path))
     stock.reset()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from conftest import act, begin, expert, play, seen
 from env_alfworld.catalogue import TASK_TYPES
+from env_alfworld.engine import spoken
 
 
 def test_reset_shows_the_room_and_the_task(client, tasks):
@@ -79,13 +80,29 @@ def test_the_splits_are_listed_without_an_engine(client):
 
 def test_other_words_for_putting_are_not_taken_unless_asked_for(client, serve, tasks):
     task_id = tasks["pick_and_place_simple"]
-    moves = expert(client, task_id)
-    puts = [a.replace("move ", "put ").replace(" to ", " in/on ") if a.startswith("move ") else a for a in moves]
+    puts = expert(client, task_id)
+    moves = [a.replace("put ", "move ").replace(" in/on ", " to ") if a.startswith("put ") else a for a in puts]
     assert moves != puts
-    assert play(client, task_id, puts)[-1][0] == "Nothing happens."
+    assert play(client, task_id, moves)[-1][0] == "Nothing happens."
     with serve(ETO_ALFWORLD_PUT_OR_MOVE="1") as lenient, httpx.Client(base_url=lenient.url, timeout=60) as other:
-        assert play(other, task_id, puts)[-1] == play(other, task_id, moves)[-1]
-        assert play(other, task_id, puts)[-1][3]["success"]
+        assert play(other, task_id, moves)[-1] == play(other, task_id, puts)[-1]
+        assert play(other, task_id, moves)[-1][3]["success"]
+
+
+@pytest.mark.parametrize(
+    ("said", "commands", "meant"),
+    [
+        ("put mug 1 in/on desk 1", ["move mug 1 to desk 1"], "move mug 1 to desk 1"),
+        ("put mug 1 in desk 1", ["move mug 1 to desk 1"], "move mug 1 to desk 1"),
+        ("move mug 1 to desk 1", ["put mug 1 in/on desk 1"], "put mug 1 in/on desk 1"),
+        ("put mug 1 on desk 1", ["put mug 1 in/on desk 1"], "put mug 1 in/on desk 1"),
+        ("move mug 1 to desk 1", ["move mug 1 to desk 1", "put mug 1 in/on desk 1"], "move mug 1 to desk 1"),
+        ("move mug 1 to desk 2", ["put mug 1 in/on desk 1"], "move mug 1 to desk 2"),
+        ("take mug 1 from desk 1", ["put mug 1 in/on desk 1"], "take mug 1 from desk 1"),
+    ],
+)
+def test_the_other_word_means_the_command_that_there_is(said, commands, meant):
+    assert spoken(said, commands) == meant
 
 
 @pytest.mark.slow
