@@ -6,7 +6,6 @@ nothing in them comes from ALFRED's scenes.
 
 import importlib.util
 import json
-import os
 import random
 import shutil
 import tempfile

@@ -7,8 +7,9 @@ its SHA-256 from then on: a file that has changed since is refused.
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from env_alfworld.translation import FORM
 
@@ -74,7 +75,18 @@ class Store:
     def replace_games(self, games: Iterable[GameFile]) -> None:
         """Put another list in the place of this one."""
         rows = [
-            (g.task_id, g.split, g.place, g.task_type, g.path, g.size, g.mtime_ns, g.sha256, g.reason, json.dumps(g.gold) if g.gold else None)
+            (
+                g.task_id,
+                g.split,
+                g.place,
+                g.task_type,
+                g.path,
+                g.size,
+                g.mtime_ns,
+                g.sha256,
+                g.reason,
+                json.dumps(g.gold) if g.gold else None,
+            )
             for g in games
         ]
         self._db.execute("BEGIN IMMEDIATE")
@@ -110,6 +122,6 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?)", (sha256, expert, json.dumps(list(actions))))
 
 
-def _game(row: tuple[str, str, int, str, str, int, int, str, str | None, str | None]) -> GameFile:
+def _game(row: Sequence[Any]) -> GameFile:
     *fields, gold = row
-    return GameFile(*fields, gold=None if gold is None else tuple(json.loads(gold)))  # type: ignore[arg-type]
+    return replace(GameFile(*fields), gold=None if gold is None else tuple(json.loads(gold)))

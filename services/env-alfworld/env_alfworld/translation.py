@@ -77,7 +77,7 @@ class Translated:
 
 def translate(game: Mapping[str, str]) -> Translated:
     """Translate a game file's content. Raises GrammarError where its grammar holds what is not allowed."""
-    import fast_downward
+    import fast_downward  # type: ignore[import-untyped]
 
     task, sas = fast_downward.pddl2sas(game["pddl_domain"], game["pddl_problem"])
     types = {thing.name: thing.type_name for thing in task.objects}
@@ -185,7 +185,7 @@ def _parsed_grammar(text: str) -> tuple[dict[str, list[dict[str, Any]]], dict[st
 
 @functools.lru_cache(maxsize=4096)
 def _symbols(text: str) -> list[Any]:
-    from textworld.envs.pddl import textgen
+    from textworld.envs.pddl import textgen  # type: ignore[import-untyped]
 
     return [_plain(symbol) for symbol in textgen._parse_and_convert(text, rule_name="symbols")]
 
@@ -252,7 +252,9 @@ class _Signatures:
 
     @functools.cache  # noqa: B019 - lives as long as one translation
     def _matching(self, predicate: str, types: tuple[str, ...]) -> list[Signature]:
-        found = ((predicate, tuple(t.name for t in subtypes)) for subtypes in self._types.multi_subtypes([self._types.get(t) for t in types]))
+        found = (
+            (predicate, tuple(t.name for t in subtypes)) for subtypes in self._types.multi_subtypes([self._types.get(t) for t in types])
+        )
         return [signature for signature in found if signature in self._possible]
 
 

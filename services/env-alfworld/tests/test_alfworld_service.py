@@ -15,7 +15,11 @@ def test_reset_shows_the_room_and_the_task(client, tasks):
     text, metadata = reply["observation"]["text"], reply["metadata"]
     assert text.startswith("-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see a ")
     assert "\n\nYour task is to: cool some " in text
-    assert (metadata["max_steps"], metadata["info"]["task_type"], metadata["info"]["data"]) == (40, "pick_cool_then_place_in_recep", "sample")
+    assert (metadata["max_steps"], metadata["info"]["task_type"], metadata["info"]["data"]) == (
+        40,
+        "pick_cool_then_place_in_recep",
+        "sample",
+    )
     assert metadata["info"]["game_file"].startswith("json_2.1.1/valid_seen/pick_cool")
 
 
@@ -107,7 +111,7 @@ def test_the_other_word_means_the_command_that_there_is(said, commands, meant):
 
 @pytest.mark.slow
 def test_sixteen_interleaved_episodes_are_what_they_are_one_after_another(client, source):
-    tasks = [game.task_id for game in source.games if game.split == "train"][::4] + [source.games[0].task_id]
+    tasks = [game.task_id for game in source.games if game.split == "train"][:48:3]
     assert len(tasks) == 16
     actions = ["look", "go to drawer 1", "open drawer 1", "inventory", "go to garbagecan 1", "examine garbagecan 1", "help", "look"]
     alone = [play(client, task_id, actions) for task_id in tasks]
