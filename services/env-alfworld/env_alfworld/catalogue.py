@@ -84,7 +84,7 @@ def scan(store: Store, root: Path, gold: Path | None = None) -> list[Found]:
             task_id = f"{split}/{folder}"
             game = _looked_at(root, split, folder, known.get(task_id))
             games.append(replace(game, place=place, gold=experts.get(task_id)))
-    if games != list(known.values()):
+    if {game.task_id: game for game in games} != known:
         store.replace_games(games)
     return [_count(split, [game for game in games if game.split == split]) for split in SPLITS]
 

@@ -98,7 +98,7 @@ class Store:
         """Return the games among the next `limit` of a split that are not translated yet."""
         rows = self._db.execute(
             f"SELECT {COLUMNS} FROM (SELECT * FROM games WHERE split = ? AND place > ? AND reason IS NULL ORDER BY place LIMIT ?) "  # noqa: S608
-            "WHERE sha256 NOT IN (SELECT sha256 FROM translated WHERE form = ?) ORDER BY place",
+            "AS next WHERE NOT EXISTS (SELECT 1 FROM translated WHERE sha256 = next.sha256 AND form = ?) ORDER BY place",
             (split, after, limit, FORM),
         )
         return [_game(row) for row in rows]

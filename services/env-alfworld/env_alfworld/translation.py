@@ -82,6 +82,8 @@ def translate(game: Mapping[str, str]) -> Translated:
     task, sas = fast_downward.pddl2sas(game["pddl_domain"], game["pddl_problem"])
     types = {thing.name: thing.type_name for thing in task.objects}
     rules, actions = _grammar(game["grammar"])
+    if missing := _rules_asked_for([rules, actions]) - set(rules):
+        raise GrammarError(f"no rule is called {', '.join(sorted(missing))}")
     facts = _facts_at_start(task, sas, types)
     matching = _Signatures(task, sas, types, facts)
     used = {argument for arguments in facts.values() for row in arguments for argument in row}
@@ -207,6 +209,16 @@ def _plain(symbol: Any) -> Any:
             return {**each, "given": _conjunction(symbol.given)} if symbol.given else each
         case other:
             raise GrammarError(f"a {other} in a grammar is not known here")
+
+
+def _rules_asked_for(data: Any) -> set[str]:
+    """Return the names of all rules that symbols anywhere in the data stand for."""
+    if isinstance(data, dict):
+        asked = {data["rule"]} if isinstance(data.get("rule"), str) else set()
+        return asked.union(*map(_rules_asked_for, data.values()))
+    if isinstance(data, list | tuple):
+        return set().union(*map(_rules_asked_for, data))
+    return set()
 
 
 def _conjunction(condition: str | None) -> list[tuple[str, list[tuple[str, str]]]] | None:

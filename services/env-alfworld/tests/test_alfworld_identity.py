@@ -21,7 +21,7 @@ def test_observations_commands_and_won_are_those_of_stock_textworld(source, stor
         world = World(library, made_ready(store, source.root, file, games_kept=8))
         assert (world.text, world.commands) == (state.feedback, state.admissible_commands)
         won = False
-        for _ in range(30):
+        for _ in range(12):
             command = rng.choice(world.commands)
             state, _, _ = stock.step(command)
             won = won or state.won
