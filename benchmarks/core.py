@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """What the environment core costs over the bare engine, how it scales with sessions, and what a restore takes.
 
-    services/env-sciworld/.venv/bin/python benchmarks/core.py [--launches 3]
+    benchmarks/core.py [--launches 3]
 
 All in one run, CPU time being user + system of the service with its workers and JVMs, without the client:
 - http_overhead_cpu_ms: a step of the counter (an engine that costs nothing) over HTTP, against the same engine called in this process.

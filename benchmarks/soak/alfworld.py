@@ -1,3 +1,4 @@
+#!services/env-alfworld/.venv/bin/python
 """The long proofs of the ALFWorld service on real data: identity with stock textworld, experts that win, interleaving, memory.
 
     ETO_DATA=DIR services/env-alfworld/.venv/bin/python benchmarks/soak/alfworld.py [NAME ...]

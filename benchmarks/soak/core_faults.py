@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """Episodes that do not notice what happens to their engines and to their service.
 
-    services/env-sciworld/.venv/bin/python benchmarks/soak/core_faults.py [--short]
+    benchmarks/soak/core_faults.py [--short]
 
 ScienceWorld, 200 episodes (gold paths, at most 15 steps) at concurrency 16 on 4 engines, with a journal. Meanwhile a random worker or
 JVM is SIGKILLed every 10 s and one SIGSTOPped every 30 s, and the whole service is killed -9 and started again twice, once a third and

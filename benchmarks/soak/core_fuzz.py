@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """Requests that no client would send.
 
-    services/env-sciworld/.venv/bin/python benchmarks/soak/core_fuzz.py [--short]
+    benchmarks/soak/core_fuzz.py [--short]
 
 schemathesis makes requests for each operation of the service's own OpenAPI page, 20,000 in all; half of those that take a session get one
 that is live. Then 2,000 WebSocket frames that are mostly malformed. No reply is a 5xx but the protocol's own (501 where an environment

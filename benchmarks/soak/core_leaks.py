@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """A service that plays many episodes and stays as it was.
 
-    services/env-sciworld/.venv/bin/python benchmarks/soak/core_leaks.py [--short] [--env sciworld|counter]
+    benchmarks/soak/core_leaks.py [--short] [--env sciworld|counter]
 
 3,000 episodes of at most 4 steps on one service of 2 engines, 4 at a time; each session is deleted at its end. After the first 300
 the resident memory (the service with its workers and JVMs) grows by less than 5 %, and threads and file descriptors stay the same.

@@ -1,6 +1,7 @@
+#!services/env-sciworld/.venv/bin/python
 """Many more open sessions than engines.
 
-    services/env-sciworld/.venv/bin/python benchmarks/soak/core_sessions.py [--short]
+    benchmarks/soak/core_sessions.py [--short]
 
 - ScienceWorld: 300 sessions (the 6 shortest gold paths) open at once on 4 engines, stepped in turns to their ends, 8 requests at a time.
   Every reply is compared with that of the path played alone.
