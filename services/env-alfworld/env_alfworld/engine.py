@@ -1,5 +1,6 @@
 """Plays ALFWorld episodes. Engines of a worker share the games that they have made ready."""
 
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from env_alfworld.catalogue import GameFileError, read_game
 from env_alfworld.downward import Library
 from env_alfworld.experts import find_actions
 from env_alfworld.grammar import GrammarError
+from env_alfworld.parsing import Parsed, parse_whole
 from env_alfworld.store import GameFile, Store
 from env_alfworld.translation import Translated, translate
 from env_alfworld.world import Game, World
@@ -33,7 +35,7 @@ def made_ready(store: Store, root: Path, file: GameFile, games_kept: int) -> Gam
         data = store.translated(file.sha256)
         if data is None:
             content, _ = read_game(root, file.path, file.sha256)
-            data = _translated(content).to_bytes()
+            data = _translated(store, content).to_bytes()
             store.keep_translated(file.sha256, data)
         game = _games[file.sha256] = Game(Translated.from_bytes(data))
         while len(_games) > games_kept:
@@ -42,9 +44,18 @@ def made_ready(store: Store, root: Path, file: GameFile, games_kept: int) -> Gam
     return game
 
 
-def _translated(content: Mapping[str, str]) -> Translated:
+def _translated(store: Store, content: Mapping[str, str]) -> Translated:
+    def parsed(grammar: str) -> Parsed:
+        sha256 = hashlib.sha256(grammar.encode()).hexdigest()
+        known = store.grammar(sha256)
+        if known is not None:
+            return Parsed.from_json(known)
+        new = parse_whole(grammar)
+        store.keep_grammar(sha256, new.to_json())
+        return new
+
     try:
-        return translate(content)
+        return translate(content, parsed)
     except (Exception, SystemExit) as error:  # what the parsers raise is of many kinds, and the PDDL one's way is to exit
         raise GameFileError(f"cannot be translated ({type(error).__name__}: {str(error)[:200]})") from None
 

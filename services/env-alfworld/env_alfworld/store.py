@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS games (
 );
 CREATE INDEX IF NOT EXISTS games_in_order ON games (split, place);
 CREATE TABLE IF NOT EXISTS translated (sha256 TEXT, form INTEGER, data BLOB NOT NULL, PRIMARY KEY (sha256, form));
+CREATE TABLE IF NOT EXISTS grammars (sha256 TEXT, form INTEGER, data TEXT NOT NULL, PRIMARY KEY (sha256, form));
 CREATE TABLE IF NOT EXISTS plans (sha256 TEXT, expert TEXT, actions TEXT NOT NULL, PRIMARY KEY (sha256, expert));
 """
 COLUMNS = "task_id, split, place, task_type, path, size, mtime_ns, sha256, reason, gold"
@@ -111,6 +112,15 @@ class Store:
     def keep_translated(self, sha256: str, data: bytes) -> None:
         """Add a translated game."""
         self._db.execute("INSERT OR REPLACE INTO translated VALUES (?, ?, ?)", (sha256, FORM, data))
+
+    def grammar(self, sha256: str) -> str | None:
+        """Return a grammar that was read, by the hash of its text."""
+        row = self._db.execute("SELECT data FROM grammars WHERE sha256 = ? AND form = ?", (sha256, FORM)).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep_grammar(self, sha256: str, data: str) -> None:
+        """Add a grammar that was read."""
+        self._db.execute("INSERT OR REPLACE INTO grammars VALUES (?, ?, ?)", (sha256, FORM, data))
 
     def plan(self, sha256: str, expert: str) -> list[str] | None:
         """Return an expert's actions."""
