@@ -1,9 +1,9 @@
 #!services/env-alfworld/.venv/bin/python
 """The long proofs of the ALFWorld service on real data: identity with stock textworld, experts that win, interleaving, memory.
 
-    ETO_DATA=DIR services/env-alfworld/.venv/bin/python benchmarks/soak/alfworld.py [identity] [gold] [planner] [handcoded] [interleaved] [memory]
+    ETO_DATA=DIR services/env-alfworld/.venv/bin/python benchmarks/soak/alfworld.py [NAME ...]
 
-DIR holds alfworld/json_2.1.1 (and experts/alfworld_gold.json). Without names, all of them. It ends with status 1 when one fails.
+DIR holds alfworld/json_2.1.1 (and experts/alfworld_gold.json). Without names, all of those below. It ends with status 1 when one fails.
 Writes benchmarks/out/alfworld-soak.json.
 - identity: 60 games x 30 random admissible steps: observations, admissible commands and won are those of stock textworld in process.
 - gold: the imported gold episodes of 300 train games are won through HTTP.

@@ -49,7 +49,7 @@ ENV_PORTS = {"webshop": 8001, "sciworld": 8002, "alfworld": 8003}
 class EnvSection(_Section):
     """The environment service."""
 
-    name: Literal["sciworld", "webshop"] = "sciworld"
+    name: Literal["sciworld", "webshop", "alfworld"] = "sciworld"
     url: str | None = Field(None, description="where it runs; null: it is started here")
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")

@@ -19,7 +19,8 @@ _ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]*)")
 class Prompt(BaseModel):
     """The conversation around a task. `example` is the worked example of eto-semantics: shown when playing, never trained on.
 
-    `thoughts` are what an expert says before an action (orchestrator/experts.py).
+    `thoughts` are what an expert says before an action (orchestrator/experts.py). `rewrites` are regular expressions and what stands in the
+    place of their matches: they bring what the environment shows into the form that the agent is to see.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +31,7 @@ class Prompt(BaseModel):
     observation_prefix: str = "Observation: "
     invalid_output: str
     refusals: list[str] = []
+    rewrites: list[tuple[str, str]] = []
     thoughts: list[tuple[str, str]] = []
 
     @model_validator(mode="after")
@@ -44,12 +46,17 @@ class Prompt(BaseModel):
         return [
             Message(role="user", content=self.instruction.strip()),
             Message(role="assistant", content=self.acknowledgement.strip()),
-            Message(role="user", content=task),
+            Message(role="user", content=self._rewritten(task)),
         ]
 
     def observation(self, text: str) -> Message:
         """An environment's answer as the agent sees it."""
-        return Message(role="user", content=self.observation_prefix + text)
+        return Message(role="user", content=self.observation_prefix + self._rewritten(text))
+
+    def _rewritten(self, text: str) -> str:
+        for pattern, instead in self.rewrites:
+            text = re.sub(pattern, instead, text)
+        return text
 
     def with_example(self, messages: list[Message]) -> list[Message]:
         """The conversation to send: the worked example stands after the acknowledgement (ETO's place for it)."""

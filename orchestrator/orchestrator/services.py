@@ -81,6 +81,7 @@ def catalogue() -> dict[str, Callable[[], Service]]:
     return {
         "env-sciworld": lambda: env_service(EnvSection()),
         "env-webshop": lambda: env_service(EnvSection(name="webshop", max_engines=64)),
+        "env-alfworld": lambda: env_service(EnvSection(name="alfworld", max_engines=32)),
         "policy": lambda: policy_service(PolicySection(), DEFAULT_MODEL),
     }
 

@@ -37,7 +37,7 @@ def test_the_worked_example_is_sent_after_the_acknowledgement_and_never_recorded
 
 
 def test_an_unknown_environment_is_named_with_the_known_ones() -> None:
-    with pytest.raises(FileNotFoundError, match="known: sciworld"):
+    with pytest.raises(FileNotFoundError, match="known: alfworld, sciworld"):
         load_prompt("nosuch")
 
 
@@ -61,6 +61,9 @@ def test_webshops_observations_stand_on_a_line_of_their_own() -> None:
     [
         ("sciworld", "pour a into b", "I will pour the a into the b."),
         ("sciworld", "sing", "The next thing to do is to sing."),
+        ("alfworld", "put mug 1 in/on desk 1", "The mug 1 belongs here, so I will put it in or on the desk 1."),
+        ("alfworld", "heat mug 1 with microwave 1", "The mug 1 has to be hot, so I will heat it with the microwave 1."),
+        ("alfworld", "use desklamp 1", "I will turn on the desklamp 1."),
         ("webshop", "search[red shirt]", "I will search for what the instruction asks for: red shirt."),
         ("webshop", "click[B00ABCDEF1]", "The product B00ABCDEF1 seems to be what the instruction asks for, so I will look at it."),
         ("webshop", "click[{0} x-large]", "The instruction asks for {0} x-large, so I will choose that option."),
@@ -69,3 +72,15 @@ def test_webshops_observations_stand_on_a_line_of_their_own() -> None:
 )
 def test_an_experts_thought_is_the_environments_first_pattern_that_matches(env: str, action: str, sentence: str) -> None:
     assert thought(action, load_prompt(env).thoughts) == sentence
+
+
+def test_alfworlds_texts_are_brought_into_etos_form() -> None:
+    prompt = load_prompt("alfworld")
+    room = "You are in the middle of a room. Looking quickly around you, you see a desk 1."
+    shown = f"-= Welcome to TextWorld, ALFRED! =-\n\n{room}\n\nYour task is to: put a mug in desk."
+    assert prompt.opening(shown)[2].content == f"{room}\nYour task is to: put a mug in desk."
+    arrival = "You arrive at loc 12. On the desk 1, you see a mug 1."
+    assert prompt.observation(arrival).content == "Observation: On the desk 1, you see a mug 1."
+    assert prompt.observation("Nothing happens.").content == "Observation: Nothing happens."
+    assert prompt.refused("Nothing happens.")
+    assert not any("arrive at" in m.content or "Welcome" in m.content for m in prompt.example)

@@ -1,7 +1,7 @@
 """ALFWorld in AgentGym's shapes: the room without the welcome, a going without the number of the place, the commands that apply.
 
-AgentGym's server numbers its games by two lists of its own (configs/mappings_{train,test}.json). Here `game` counts the games of train, in
-their folders' order, then those of valid_train. Rewards are deltas: 1 once, at the step that wins, as in AgentGym, where that step is the last.
+AgentGym's server numbers its games by two lists of its own (configs/mappings_{train,test}.json). Here `game` counts the games of
+train, in their folders' order, then those of valid_train. Rewards are deltas: 1 at the step that wins, which is the last in both.
 """
 
 import re

@@ -5,7 +5,6 @@ import ctypes
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from env_alfworld.store import GameFile, Store
 
@@ -32,11 +31,10 @@ class Ahead:
         if self._count == 0 or (self._process is not None and self._process.poll() is None):
             return
         if store.not_translated(file.split, file.place, self._count // 2):
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "env_alfworld.prepare", "--store", self._store, "--root", self._root]
-                + ["--split", file.split, "--after", str(file.place), "--count", str(self._count), "--with-parent", "--quiet"],
-                stdin=subprocess.DEVNULL,
-            )
+            options = ["--store", self._store, "--root", self._root, "--split", file.split, "--after", str(file.place)]
+            options += ["--count", str(self._count), "--with-parent", "--quiet"]
+            command = [sys.executable, "-m", "env_alfworld.prepare", *options]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def close(self) -> None:
         """End the process."""

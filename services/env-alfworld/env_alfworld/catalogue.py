@@ -84,16 +84,14 @@ def scan(store: Store, root: Path, gold: Path | None = None) -> list[Found]:
             task_id = f"{split}/{folder}"
             game = _looked_at(root, split, folder, known.get(task_id))
             games.append(replace(game, place=place, gold=experts.get(task_id)))
-    if games != list(known.values()):
+    if {game.task_id: game for game in games} != known:
         store.replace_games(games)
     return [_count(split, [game for game in games if game.split == split]) for split in SPLITS]
 
 
 def _trials(split: Path) -> list[str]:
     """Return TASK/TRIAL of every folder that holds one of the two files, sorted."""
-    return sorted(
-        str(Path(folder).relative_to(split)) for folder, _, files in os.walk(split) if GAME in files or TRAJECTORY in files
-    )
+    return sorted(str(Path(folder).relative_to(split)) for folder, _, files in os.walk(split) if GAME in files or TRAJECTORY in files)
 
 
 def _looked_at(root: Path, split: str, folder: str, known: GameFile | None) -> GameFile:
@@ -127,7 +125,9 @@ def _gold(path: Path) -> dict[str, tuple[str, ...]]:
     """Return imported expert episodes by task id, from a list as ETO's SFT files are (`game_file`, `conversations`)."""
     try:
         episodes = json.loads(path.read_text("utf-8"))
-        return {task_id_of(episode["game_file"]): tuple(_actions(episode["conversations"])) for episode in episodes if "game_file" in episode}
+        return {
+            task_id_of(episode["game_file"]): tuple(_actions(episode["conversations"])) for episode in episodes if "game_file" in episode
+        }
     except OSError:
         return {}
     except (ValueError, KeyError, TypeError) as error:

@@ -1,17 +1,20 @@
 """Plays ALFWorld episodes. Engines of a worker share the games that they have made ready."""
 
+import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from env_core.environment import Outcome
 
 from env_alfworld.ahead import Ahead
-from env_alfworld.catalogue import read_game
+from env_alfworld.catalogue import GameFileError, read_game
 from env_alfworld.downward import Library
 from env_alfworld.experts import find_actions
+from env_alfworld.grammar import GrammarError
+from env_alfworld.parsing import Parsed, parse_whole
 from env_alfworld.store import GameFile, Store
 from env_alfworld.translation import Translated, translate
 from env_alfworld.world import Game, World
@@ -32,13 +35,29 @@ def made_ready(store: Store, root: Path, file: GameFile, games_kept: int) -> Gam
         data = store.translated(file.sha256)
         if data is None:
             content, _ = read_game(root, file.path, file.sha256)
-            data = translate(content).to_bytes()
+            data = _translated(store, content).to_bytes()
             store.keep_translated(file.sha256, data)
         game = _games[file.sha256] = Game(Translated.from_bytes(data))
         while len(_games) > games_kept:
             _games.popitem(last=False)
     _games.move_to_end(file.sha256)
     return game
+
+
+def _translated(store: Store, content: Mapping[str, str]) -> Translated:
+    def parsed(grammar: str) -> Parsed:
+        sha256 = hashlib.sha256(grammar.encode()).hexdigest()
+        known = store.grammar(sha256)
+        if known is not None:
+            return Parsed.from_json(known)
+        new = parse_whole(grammar)
+        store.keep_grammar(sha256, new.to_json())
+        return new
+
+    try:
+        return translate(content, parsed)
+    except (Exception, SystemExit) as error:  # what the parsers raise is of many kinds, and the PDDL one's way is to exit
+        raise GameFileError(f"cannot be translated ({type(error).__name__}: {str(error)[:200]})") from None
 
 
 @dataclass
@@ -56,12 +75,15 @@ class AlfworldEngine:
     _world: World | None = None
 
     def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
-        """Begin an episode. The game has no use for a seed."""
+        """Begin an episode; one that is over at once where the game is broken. The game has no use for a seed."""
         file = self._file(task_id)
-        self._world = None
-        self._world = World(self.library, made_ready(self.store, self.root, file, self.games_kept))
-        self.ahead.begin(self.store, file)
         info = {"task_type": file.task_type, "game_file": file.path, "data": self.label}
+        self._world = None
+        try:
+            self._world = World(self.library, made_ready(self.store, self.root, file, self.games_kept))
+        except (GameFileError, GrammarError) as error:  # the file's fault: another engine would fare no better
+            return Outcome(f"This game cannot be played: {error}.", terminated=True, info={**info, "error": str(error)})
+        self.ahead.begin(self.store, file)
         return self._outcome(self._world, info, include)
 
     def step(self, action: str, include: Sequence[str]) -> Outcome:
@@ -73,10 +95,13 @@ class AlfworldEngine:
         return self._outcome(world, {}, include)
 
     def expert(self, task_id: str) -> list[str]:
-        """Return the actions of the expert, which were played to the end and won."""
+        """Return the actions of the expert, which were played to the end and won; none where the game is broken."""
         file = self._file(task_id)
-        game = made_ready(self.store, self.root, file, self.games_kept)
-        return find_actions(self.store, self.root, file, game, self.expert_kind)
+        try:
+            game = made_ready(self.store, self.root, file, self.games_kept)
+            return find_actions(self.store, self.root, file, game, self.expert_kind)
+        except (GameFileError, GrammarError):
+            return []
 
     def close(self) -> None:
         """Give the library back."""

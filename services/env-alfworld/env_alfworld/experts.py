@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from env_alfworld.catalogue import read_game
 from env_alfworld.downward import Library
 from env_alfworld.planner import NotFoundInTimeError, plan
 from env_alfworld.store import GameFile, Store

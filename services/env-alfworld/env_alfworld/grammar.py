@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from env_alfworld.facts import Facts, Bound, Query
+from env_alfworld.facts import Bound, Facts, Query
 
 ATTRIBUTES = frozenset({"id", "type", "name", "definite", "indefinite"})
 MAX_DEPTH = 50

@@ -6,7 +6,6 @@ nothing in them comes from ALFRED's scenes.
 
 import importlib.util
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -19,6 +18,13 @@ from env_alfworld.catalogue import GAME, LAYOUT, TASK_TYPES, TRAJECTORY
 #: Raise it when the games below change: they are made anew then.
 VERSION = 1
 PER_TYPE = {"train": 10, "valid_seen": 2, "valid_unseen": 2, "valid_train": 1}
+
+#: The grammar that ships with alfworld 0.4 says `move X to Y`; the games of json_2.1.1 say `put X in/on Y`, and so do these.
+WORDS = (
+    ("move {o} to {r}", "put {o} in/on {r}"),
+    ("You move the {o.name} to the {r.name}.", "You put the {o.name} in/on the {r.name}."),
+    ("move (object) to (receptacle):", "put (object) in/on (receptacle):"),
+)
 
 OPENABLE = {"Cabinet", "Drawer", "Fridge", "Microwave", "Safe"}
 LAMPS = {"DeskLamp", "FloorLamp"}
@@ -146,7 +152,10 @@ def _shipped() -> tuple[str, str]:
     if spec is None or spec.origin is None:
         raise ImportError("the package alfworld is not installed")
     data = Path(spec.origin).parent / "data"
-    return (data / "alfred.pddl").read_text("utf-8"), (data / "alfred.twl2").read_text("utf-8")
+    grammar = (data / "alfred.twl2").read_text("utf-8")
+    for of_alfworld_0_4, of_the_data in WORDS:
+        grammar = grammar.replace(of_alfworld_0_4, of_the_data)
+    return (data / "alfred.pddl").read_text("utf-8"), grammar
 
 
 def _write(split: Path, task_type: str, seed: str, number: int, domain: str, grammar: str) -> None:

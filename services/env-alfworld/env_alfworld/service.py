@@ -11,7 +11,7 @@ from env_alfworld.settings import AlfworldSettings
 from env_alfworld.sources import listed
 from env_alfworld.taskset import AlfworldTasks
 
-SLOTS_PER_WORKER = 8
+SLOTS_PER_WORKER = 16
 log = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ def user_cache() -> Path:
 class AlfworldSettings(BaseSettings):
     """All of them."""
 
-    model_config = SettingsConfigDict(env_prefix="ETO_ALFWORLD_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ETO_ALFWORLD_", env_ignore_empty=True, extra="ignore")
 
     data: Path | None = Field(default=None, validation_alias="ETO_DATA")  # holds alfworld/json_2.1.1 and experts/
     sample: bool = False  # play the generated games even where there are real ones

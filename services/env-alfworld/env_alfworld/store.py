@@ -7,8 +7,9 @@ its SHA-256 from then on: a file that has changed since is refused.
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from env_alfworld.translation import FORM
 
@@ -20,6 +21,7 @@ CREATE TABLE IF NOT EXISTS games (
 );
 CREATE INDEX IF NOT EXISTS games_in_order ON games (split, place);
 CREATE TABLE IF NOT EXISTS translated (sha256 TEXT, form INTEGER, data BLOB NOT NULL, PRIMARY KEY (sha256, form));
+CREATE TABLE IF NOT EXISTS grammars (sha256 TEXT, form INTEGER, data TEXT NOT NULL, PRIMARY KEY (sha256, form));
 CREATE TABLE IF NOT EXISTS plans (sha256 TEXT, expert TEXT, actions TEXT NOT NULL, PRIMARY KEY (sha256, expert));
 """
 COLUMNS = "task_id, split, place, task_type, path, size, mtime_ns, sha256, reason, gold"
@@ -74,7 +76,18 @@ class Store:
     def replace_games(self, games: Iterable[GameFile]) -> None:
         """Put another list in the place of this one."""
         rows = [
-            (g.task_id, g.split, g.place, g.task_type, g.path, g.size, g.mtime_ns, g.sha256, g.reason, json.dumps(g.gold) if g.gold else None)
+            (
+                g.task_id,
+                g.split,
+                g.place,
+                g.task_type,
+                g.path,
+                g.size,
+                g.mtime_ns,
+                g.sha256,
+                g.reason,
+                json.dumps(g.gold) if g.gold else None,
+            )
             for g in games
         ]
         self._db.execute("BEGIN IMMEDIATE")
@@ -86,7 +99,7 @@ class Store:
         """Return the games among the next `limit` of a split that are not translated yet."""
         rows = self._db.execute(
             f"SELECT {COLUMNS} FROM (SELECT * FROM games WHERE split = ? AND place > ? AND reason IS NULL ORDER BY place LIMIT ?) "  # noqa: S608
-            "WHERE sha256 NOT IN (SELECT sha256 FROM translated WHERE form = ?) ORDER BY place",
+            "AS next WHERE NOT EXISTS (SELECT 1 FROM translated WHERE sha256 = next.sha256 AND form = ?) ORDER BY place",
             (split, after, limit, FORM),
         )
         return [_game(row) for row in rows]
@@ -100,6 +113,15 @@ class Store:
         """Add a translated game."""
         self._db.execute("INSERT OR REPLACE INTO translated VALUES (?, ?, ?)", (sha256, FORM, data))
 
+    def grammar(self, sha256: str) -> str | None:
+        """Return a grammar that was read, by the hash of its text."""
+        row = self._db.execute("SELECT data FROM grammars WHERE sha256 = ? AND form = ?", (sha256, FORM)).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep_grammar(self, sha256: str, data: str) -> None:
+        """Add a grammar that was read."""
+        self._db.execute("INSERT OR REPLACE INTO grammars VALUES (?, ?, ?)", (sha256, FORM, data))
+
     def plan(self, sha256: str, expert: str) -> list[str] | None:
         """Return an expert's actions."""
         row = self._db.execute("SELECT actions FROM plans WHERE sha256 = ? AND expert = ?", (sha256, expert)).fetchone()
@@ -110,6 +132,6 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?)", (sha256, expert, json.dumps(list(actions))))
 
 
-def _game(row: tuple[str, str, int, str, str, int, int, str, str | None, str | None]) -> GameFile:
+def _game(row: Sequence[Any]) -> GameFile:
     *fields, gold = row
-    return GameFile(*fields, gold=None if gold is None else tuple(json.loads(gold)))  # type: ignore[arg-type]
+    return replace(GameFile(*fields), gold=None if gold is None else tuple(json.loads(gold)))

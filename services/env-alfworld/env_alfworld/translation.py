@@ -1,26 +1,22 @@
-"""Makes a game ready to play: parses its grammar and translates its PDDL, once, with TextWorld 1.7.0's own parsers.
+"""Makes a game ready to play: reads its grammar and translates its PDDL, once, with TextWorld 1.7.0's own parsers.
 
-This is the dear part (0.1 to 0.5 CPU seconds a game). The result is plain data, kept in the store, and has all that playing needs:
-what plays a game imports no TextWorld. The heavy imports are made by the first game that is not in the store.
+This is the dear part (0.1 to 0.5 CPU seconds a game). The result is plain data, kept in the store, and has all that playing needs.
 """
 
 import functools
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from env_alfworld.facts import Arguments, Query, Signature, negated
-from env_alfworld.grammar import GrammarError, expression
+from env_alfworld.parsing import Parsed, parse, parse_whole
 
 #: Part of the key of what is stored: raise it when the form below or what fills it changes.
 FORM = 1
-#: The rule in which alfworld writes a game's goal. All else in its grammars is the same from game to game, so is parsed once.
-TASK_RULE = re.compile(r'("task":\s*\[\s*\{\s*"rhs":\s*)("(?:[^"\\]|\\.)*")')
-GOAL_PLACE = "the goal stands here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +71,13 @@ class Translated:
         )
 
 
-def translate(game: Mapping[str, str]) -> Translated:
-    """Translate a game file's content. Raises GrammarError where its grammar holds what is not allowed."""
-    import fast_downward
+def translate(game: Mapping[str, str], parse_template: Callable[[str], Parsed] = parse_whole) -> Translated:
+    """Translate a game file's content (`parse_template`: see parsing.parse). Raises GrammarError where its grammar is not allowed."""
+    import fast_downward  # type: ignore[import-untyped]
 
     task, sas = fast_downward.pddl2sas(game["pddl_domain"], game["pddl_problem"])
     types = {thing.name: thing.type_name for thing in task.objects}
-    rules, actions = _grammar(game["grammar"])
+    parsed = parse(game["grammar"], parse_template)
     facts = _facts_at_start(task, sas, types)
     matching = _Signatures(task, sas, types, facts)
     used = {argument for arguments in facts.values() for row in arguments for argument in row}
@@ -93,13 +89,13 @@ def translate(game: Mapping[str, str]) -> Translated:
         fluents=frozenset(effect.literal.predicate for action in task.actions for effect in action.effects),
         rules={
             name: [{"when": matching.query(rule["when"]), "text": matching.symbols(rule["text"])} for rule in alternatives]
-            for name, alternatives in rules.items()
+            for name, alternatives in parsed.rules.items()
         },
         actions={
             action.name: Action(
                 parameters=[(parameter.name.strip("?"), parameter.type_name) for parameter in action.parameters],
-                command=matching.symbols(actions[action.name][0]),
-                feedback=matching.symbols(actions[action.name][1]),
+                command=matching.symbols(parsed.actions[action.name][0]),
+                feedback=matching.symbols(parsed.actions[action.name][1]),
             )
             for action in task.actions
         },
@@ -162,71 +158,14 @@ def _kind(thing: str) -> str | None:
     return f"{kind}basin" if "basin" in thing else kind  # the basin of a sink is a thing beside the sink
 
 
-def _grammar(text: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, tuple[list[Any], list[Any]]]]:
-    """Return the rules, and each action's command and feedback, all with queries that have no signatures yet."""
-    goal = TASK_RULE.search(text)
-    if goal is None:
-        return _parsed_grammar(text)
-    rules, actions = _parsed_grammar(TASK_RULE.sub(lambda found: f'{found[1]}"{GOAL_PLACE}"', text, count=1))
-    return {**rules, "task": [{"when": None, "text": _symbols(json.loads(goal[2]))}]}, actions
-
-
-@functools.lru_cache(maxsize=16)
-def _parsed_grammar(text: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, tuple[list[Any], list[Any]]]]:
-    from textworld.envs.pddl.logic import GameLogic  # type: ignore[import-untyped]
-
-    logic = GameLogic(domain="", grammar=text)
-    rules = {
-        name: [{"when": _conjunction(rule.condition), "text": [_plain(symbol) for symbol in rule.rhs]} for rule in alternatives]
-        for name, alternatives in logic.grammar._rules.items()
-    }
-    return rules, {name: (_symbols(action.template), _symbols(action.feedback_rule)) for name, action in logic.actions.items()}
-
-
-@functools.lru_cache(maxsize=4096)
-def _symbols(text: str) -> list[Any]:
-    from textworld.envs.pddl import textgen
-
-    return [_plain(symbol) for symbol in textgen._parse_and_convert(text, rule_name="symbols")]
-
-
-def _plain(symbol: Any) -> Any:
-    """Return one of TextWorld's symbols as plain data (see grammar.py)."""
-    match type(symbol).__name__:
-        case "TerminalSymbol":
-            return symbol.symbol
-        case "NonterminalSymbol":
-            return {"rule": symbol.symbol}
-        case "EvalSymbol":
-            expression(symbol.expression)  # raises where it is not allowed
-            return {"value": symbol.expression}
-        case "ListSymbol":
-            return {"list": _plain(symbol.symbol)}
-        case "ConditionalSymbol":
-            each = {"each": _plain(symbol.expression)}
-            return {**each, "given": _conjunction(symbol.given)} if symbol.given else each
-        case other:
-            raise GrammarError(f"a {other} in a grammar is not known here")
-
-
-def _conjunction(condition: str | None) -> list[tuple[str, list[tuple[str, str]]]] | None:
-    if not condition:
-        return None
-    from textworld.logic import Rule  # type: ignore[import-untyped]
-
-    rule = Rule.parse_conjunctive_query(condition)
-    return [(predicate.name, [(p.name, p.type) for p in predicate.parameters]) for predicate in rule.preconditions]
-
-
 class _Signatures:
     """Finds the signatures that a predicate in a query matches, in TextWorld's order: by type, the named one first, then those below."""
 
     def __init__(self, task: Any, sas: str, types: Mapping[str, str], facts: Mapping[Signature, Any]) -> None:
-        from textworld.logic import Type, TypeHierarchy
-
-        self._types = TypeHierarchy()
+        self._below: dict[str, list[str]] = {}
         for type_ in {t.name: t for t in reversed(task.types)}.values():  # `object` stands twice; TextWorld takes the first
-            self._types.add(Type(type_.name, type_.supertype_names))
+            for above in type_.supertype_names:
+                self._below[above] = sorted([*self._below.get(above, []), type_.name])
         possible = set(facts)
         for line in set(re.findall(r"^(?:Negated)?Atom (.*)$", sas, re.MULTILINE)):
             name, _, arguments = line.rstrip(")").partition("(")
@@ -252,8 +191,22 @@ class _Signatures:
 
     @functools.cache  # noqa: B019 - lives as long as one translation
     def _matching(self, predicate: str, types: tuple[str, ...]) -> list[Signature]:
-        found = ((predicate, tuple(t.name for t in subtypes)) for subtypes in self._types.multi_subtypes([self._types.get(t) for t in types]))
-        return [signature for signature in found if signature in self._possible]
+        return [(predicate, found) for found in self._at_or_below(types) if (predicate, found) in self._possible]
+
+    def _at_or_below(self, types: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """Yield these types, then those with one of them replaced by a type right below it, breadth first (TextWorld's multi_subtypes)."""
+        yield types
+        seen: set[tuple[str, ...]] = set()
+        queue = deque(self._one_below(types))
+        while queue:
+            found = queue.popleft()
+            yield found
+            new = [below for below in self._one_below(found) if below not in seen]
+            seen.update(new)
+            queue.extend(new)
+
+    def _one_below(self, types: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return [(*types[:place], below, *types[place + 1 :]) for place, type_ in enumerate(types) for below in self._below.get(type_, [])]
 
 
 def _query(data: Any) -> Query | None:

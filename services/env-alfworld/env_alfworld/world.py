@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from env_alfworld.downward import Library
-from env_alfworld.facts import Facts, Bound, Placeholder
+from env_alfworld.facts import Bound, Facts, Placeholder
 from env_alfworld.grammar import Entity, Renderer
 from env_alfworld.translation import Action, Translated
 

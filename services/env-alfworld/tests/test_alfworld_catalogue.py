@@ -98,7 +98,13 @@ def test_a_game_is_read_once_and_refused_when_it_has_changed(own, root):
 def test_imported_gold_is_known_by_its_game_file(own, root, tmp_path):
     put(root, f"{SIMPLE}/trial_0", GOOD)
     gold = tmp_path / "gold.json"
-    turns = [("human", "You are ..."), ("gpt", "OK"), ("human", "Your task"), ("gpt", "go to desk 1"), ("gpt", "Thought: now\nAction: look")]
+    turns = [
+        ("human", "You are ..."),
+        ("gpt", "OK"),
+        ("human", "Your task"),
+        ("gpt", "go to desk 1"),
+        ("gpt", "Thought: now\nAction: look"),
+    ]
     episode = {"game_file": f"json_2.1.1/train/{SIMPLE}/trial_0/game.tw-pddl", "conversations": [{"from": f, "value": v} for f, v in turns]}
     gold.write_text(json.dumps([episode]))
     scan(own, root, gold)

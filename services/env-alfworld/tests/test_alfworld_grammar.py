@@ -26,8 +26,30 @@ def test_an_expression_may_do_what_alfworlds_do(source, value):
 @pytest.mark.parametrize(
     "source",
     [
-        *("__import__('os').system('true')", "o.__class__", "o.name.__class__", "open('x')", "(lambda: 1)()", "[o for o in ()]", "o[0]", "1"),
-        *("f'{o}'", "o.name % o", "o.name and o.id", "o.name * 9", "(o := 1)", "o if o else o", "import os", "", "o.", "not o", "*o", "o.type()"),
+        *(
+            "__import__('os').system('true')",
+            "o.__class__",
+            "o.name.__class__",
+            "open('x')",
+            "(lambda: 1)()",
+            "[o for o in ()]",
+            "o[0]",
+            "1",
+        ),
+        *(
+            "f'{o}'",
+            "o.name % o",
+            "o.name and o.id",
+            "o.name * 9",
+            "(o := 1)",
+            "o if o else o",
+            "import os",
+            "",
+            "o.",
+            "not o",
+            "*o",
+            "o.type()",
+        ),
     ],
 )
 def test_an_expression_may_do_nothing_else(source):
@@ -69,7 +91,7 @@ PAIRS = st.sampled_from([(a, b) for a in "xyz" for b in "xyz"])
 def test_facts_are_those_made_true_last_and_stay_sorted(changes, initial):
     signature = ("on", ("object", "object"))
     facts = Facts({signature: sorted(initial)})
-    expected = {pair: True for pair in initial}
+    expected = dict.fromkeys(initial, True)
     for positive, pair in changes:
         facts.make_true((signature[0] if positive else "not_on", signature[1]), pair)
         expected[pair] = positive

@@ -5,8 +5,8 @@ import json
 from collections import Counter
 
 from env_alfworld.catalogue import TASK_TYPES, read_game
-from env_alfworld.experts import replay
 from env_alfworld.engine import made_ready
+from env_alfworld.experts import replay
 from env_alfworld.sample import make_sample
 
 
