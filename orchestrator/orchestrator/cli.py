@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator import cli_ui
+
 app = typer.Typer(
     name="eto",
     help="Trial-and-error training for LLM agents: experts, rollouts, pairs, training, and the whole ETO loop.",
@@ -18,6 +20,7 @@ app = typer.Typer(
 )
 services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
 app.add_typer(services_app, name="services")
+app.command("ui")(cli_ui.ui)
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]

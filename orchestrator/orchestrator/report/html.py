@@ -203,12 +203,12 @@ def _gains(i: int, split: str, report: Report, colours: Mapping[str, int]) -> Ma
     )
 
 
-def training_charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Per training stage: its charts and a table of a few of its steps."""
+def training_charts(curves: Sequence[Curve], ident: str = "train") -> list[dict[str, Any]]:
+    """Per training stage: its charts and a table of a few of its steps. `ident` begins the charts' ids."""
     result = []
     for i, curve in enumerate(curves):
         panels = _DPO if "logp_chosen" in curve.series or curve.method == "dpo" else (_LOSS,)
-        charts = [(panel[0], chart) for j, panel in enumerate(panels) if (chart := _panel(f"train-{i}-{j}", curve, panel)) is not None]
+        charts = [(panel[0], chart) for j, panel in enumerate(panels) if (chart := _panel(f"{ident}-{i}-{j}", curve, panel)) is not None]
         columns = [k for panel in panels for k, _ in panel[2] if k in curve.series]
         columns += [k for k in ("learning_rate", "grad_norm", "tokens_per_s") if k in curve.series]
         table = [(curve.steps[k], [curve.series[c][k] for c in columns]) for k in few_steps(len(curve.steps) - 1)]
