@@ -1,6 +1,7 @@
 """The web application put together: access, pages, errors, and the two static files."""
 
 import hashlib
+from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from orchestrator.report.html import css, environment
+from orchestrator.report.html import DASH, css, environment
 from orchestrator.ui import pages, trajectory_pages
 from orchestrator.ui.access import HEADERS, Access, Next
 from orchestrator.ui.library import Library
@@ -23,7 +24,7 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
     access = Access(token)
     files = {"ui.css": (css() + _read("ui.css"), "text/css"), "ui.js": (_read("ui.js"), "text/javascript")}
     templates = environment(ui="orchestrator.ui")
-    templates.filters["twice"] = lambda values: [(value, value) for value in values]
+    templates.filters |= {"twice": lambda values: [(value, value) for value in values], "when": _when}
     templates.globals |= {
         "stamp": hashlib.sha256("".join(text for text, _ in files.values()).encode()).hexdigest()[:12],
         "by_token": access.by_token,
@@ -79,6 +80,14 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
 
 def _read(name: str) -> str:
     return (resources.files("orchestrator.ui") / name).read_text(encoding="utf-8")
+
+
+def _when(moment: str | None) -> str:
+    """A moment as people write it, in UTC; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(moment or "").astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError):
+        return moment or DASH
 
 
 def _target(request: Request) -> str:

@@ -89,7 +89,13 @@ def _live(run: Run) -> dict[str, object]:
 
 def _report(run: Run) -> dict[str, object]:
     report, fault, counting = run.report.get(WAIT_S)
-    return {"run": run.folder.name, "fault": fault, "counting": counting, "has_report": report is not None, **(parts(report) if report is not None else {})}
+    return {
+        "run": run.folder.name,
+        "fault": fault,
+        "counting": counting,
+        "has_report": report is not None,
+        **(parts(report) if report is not None else {}),
+    }
 
 
 @router.get("/runs/{name}/report.html")
