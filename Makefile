@@ -18,11 +18,12 @@ endif
 UV := .venv/bin/uv
 ETO := .venv/bin/eto
 MYPY := .venv/bin/mypy --no-error-summary
-READY := .venv/.ready services/env-sciworld/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready
+ENVS := sciworld webshop
+READY := .venv/.ready $(ENVS:%=services/env-%/.venv/.ready) services/policy/.venv/.ready services/trainer/.venv/.ready
 
 # Each part's tests, and the virtual environment that they run in.
 PARTS := orchestrator/tests=.venv services/env-core/tests=services/env-sciworld/.venv \
-  services/env-sciworld/tests=services/env-sciworld/.venv services/policy/tests=services/policy/.venv \
+  $(foreach env,$(ENVS),services/env-$(env)/tests=services/env-$(env)/.venv) services/policy/tests=services/policy/.venv \
   services/trainer/tests=services/trainer/.venv tests=.venv
 # pytest's exit code where no test matches
 NOTHING_CHOSEN := 5
@@ -42,10 +43,12 @@ install: $(READY) ## make the virtual environments (one per service)
 	$(UV) pip install --quiet --python .venv --no-deps -e orchestrator
 	@touch $@
 
-services/env-sciworld/.venv/.ready: .venv/bin/uv $(wildcard services/env-sciworld/requirements*.txt services/env-*/pyproject.toml)
+# What of a list needs no dependencies of its own stands in requirements-*-alone.txt.
+services/env-%/.venv/.ready: .venv/bin/uv $(wildcard services/env-*/requirements*.txt services/env-*/pyproject.toml)
 	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
-	$(UV) pip install --quiet --python $(@D) -r services/env-sciworld/requirements.txt -r services/env-sciworld/requirements-dev.txt
-	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-sciworld
+	$(UV) pip install --quiet --python $(@D) -r services/env-$*/requirements.txt -r services/env-$*/requirements-dev.txt
+	$(foreach list,$(wildcard services/env-$*/requirements-*-alone.txt),$(UV) pip install --quiet --python $(@D) --no-deps -r $(list))
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-$*
 	@touch $@
 
 # torch comes by itself, with what its build needs: nothing for the CPU build, the CUDA libraries for PyPI's.
@@ -69,7 +72,9 @@ check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(MYPY) orchestrator/orchestrator
-	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core services/env-sciworld/env_sciworld
+	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core
+	@set -e; for env in $(ENVS); do \
+	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done
 	$(MYPY) services/policy/policy
 	$(MYPY) --python-executable services/trainer/.venv/bin/python services/trainer/trainer
 	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile

@@ -47,14 +47,14 @@ def play(sciworld: str, policy: str, out: Path, n: int = 3, concurrency: int = 3
 def gold(sciworld: str, out: Path, n: int = 2) -> list[Episode]:
     async def main() -> Rollout:
         async with EnvClient(sciworld, "sciworld") as env:
-            player = Player(GoldPolicy(env), "expert", None, Sampling(), PROMPT)
+            player = Player(GoldPolicy(env, PROMPT.thoughts), "expert", None, Sampling(), PROMPT)
             return await run(await choose(env, n), env, player, out, concurrency=2, run_id="test")
 
     return sorted(asyncio.run(main()).episodes, key=lambda e: e.key)
 
 
 def wander(messages: list[dict[str, str]], number: int) -> str:
-    return answer(["look around", "open door to hallway", "go to hallway", "inventory"][turn(messages) % 4])
+    return answer(["look around", "open door to hallway", "go to hallway", "inventory"][turn(messages) % 4], PROMPT.thoughts)
 
 
 def open_sessions(sciworld: str) -> list[str]:
@@ -201,7 +201,7 @@ def test_a_jvm_killed_in_mid_episode_changes_nothing(sciworld: str, tmp_path: Pa
 
     async def main() -> Rollout:
         async with EnvClient(sciworld, "sciworld") as env:
-            player = Player(KillingGold(env), "expert", None, Sampling(), PROMPT)
+            player = Player(KillingGold(env, PROMPT.thoughts), "expert", None, Sampling(), PROMPT)
             return await run(await choose(env, 1), env, player, tmp_path / "b.jsonl", concurrency=1, run_id="test")
 
     (episode,) = asyncio.run(main()).episodes

@@ -17,7 +17,10 @@ _ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]*)")
 
 
 class Prompt(BaseModel):
-    """The conversation around a task. `example` is the worked example of eto-semantics: shown when playing, never trained on."""
+    """The conversation around a task. `example` is the worked example of eto-semantics: shown when playing, never trained on.
+
+    `thoughts` are what an expert says before an action (orchestrator/experts.py).
+    """
 
     model_config = ConfigDict(extra="forbid")
     env: str
@@ -27,6 +30,7 @@ class Prompt(BaseModel):
     observation_prefix: str = "Observation: "
     invalid_output: str
     refusals: list[str] = []
+    thoughts: list[tuple[str, str]] = []
 
     @model_validator(mode="after")
     def _example_alternates(self) -> "Prompt":

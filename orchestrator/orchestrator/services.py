@@ -25,10 +25,10 @@ def _get_ok(url: str, headers: dict[str, str] | None = None) -> Callable[[], Awa
 
 def env_service(section: EnvSection) -> Service:
     """An environment service on loopback."""
-    name, url = f"env-{section.name}", f"http://127.0.0.1:{section.port}"
+    name, url = f"env-{section.name}", f"http://127.0.0.1:{section.local_port}"
     module = f"env_{section.name}"
-    command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.port)]
-    command += ["--max-sessions", str(section.max_sessions), "--engines-warm", str(min(2, section.max_sessions))]
+    command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.local_port)]
+    command += ["--max-engines", str(section.max_engines), "--engines-warm", str(min(2, section.max_engines))]
     token = os.environ.get("ETO_ENV_TOKEN")
     return Service(name, command, url, _get_ok(f"{url}/ready", {"Authorization": f"Bearer {token}"} if token else None))
 
@@ -80,6 +80,7 @@ def catalogue() -> dict[str, Callable[[], Service]]:
     """What `eto services` knows, with default settings."""
     return {
         "env-sciworld": lambda: env_service(EnvSection()),
+        "env-webshop": lambda: env_service(EnvSection(name="webshop", max_engines=64)),
         "policy": lambda: policy_service(PolicySection(), DEFAULT_MODEL),
     }
 

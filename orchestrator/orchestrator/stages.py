@@ -21,6 +21,8 @@ from orchestrator.prompts import Prompt, load_prompt
 from orchestrator.records import Episode, Message
 from orchestrator.run_store import RunStore, run_id
 
+#: Gold paths are found one by one; more episodes at a time would only wait.
+EXPERTS_AT_A_TIME = 4
 EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
 
 
@@ -80,10 +82,9 @@ async def experts(ctx: Context) -> dict[str, Any]:
     """Replay the environment's gold path of every training task."""
     tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
-    player = Player(GoldPolicy(ctx.env.client), "expert", None, _sampling(ctx), _prompt(ctx))
-    # a gold path is computed on an engine of its own beside the session's
-    concurrency = max(1, (await ctx.env.client.sessions())["max_sessions"] // 2)
-    played = await _play(ctx, "experts", todo, player, concurrency)
+    prompt = _prompt(ctx)
+    player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
+    played = await _play(ctx, "experts", todo, player, EXPERTS_AT_A_TIME)
     good = [e for e in played if e.success]
     if not good:
         raise StageError(f"none of the {len(played)} gold paths succeeded: there is nothing to learn from.")

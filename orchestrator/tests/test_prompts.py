@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from orchestrator.config import ConfigError
+from orchestrator.experts import thought
 from orchestrator.prompts import load_prompt, parse_action
 from orchestrator.records import Message
 
@@ -46,3 +47,25 @@ def test_a_prompt_file_that_is_none_is_refused_with_its_name(tmp_path: Path, tex
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"mine\.yaml is no prompt file"):
         load_prompt("sciworld", file)
+
+
+def test_webshops_observations_stand_on_a_line_of_their_own() -> None:
+    prompt = load_prompt("webshop")
+    assert prompt.observation("a [SEP] b").content == "Observation:\na [SEP] b"
+    assert all(m.content.startswith("Observation:\n") for m in prompt.example[2::2])
+    assert parse_action(prompt.example[-1].content) == "click[Buy Now]"
+
+
+@pytest.mark.parametrize(
+    ("env", "action", "sentence"),
+    [
+        ("sciworld", "pour a into b", "I will pour the a into the b."),
+        ("sciworld", "sing", "The next thing to do is to sing."),
+        ("webshop", "search[red shirt]", "I will search for what the instruction asks for: red shirt."),
+        ("webshop", "click[B00ABCDEF1]", "The product B00ABCDEF1 seems to be what the instruction asks for, so I will look at it."),
+        ("webshop", "click[{0} x-large]", "The instruction asks for {0} x-large, so I will choose that option."),
+        ("webshop", "click[Buy Now]", "The product and the chosen options fit the instruction, so I will buy it."),
+    ],
+)
+def test_an_experts_thought_is_the_environments_first_pattern_that_matches(env: str, action: str, sentence: str) -> None:
+    assert thought(action, load_prompt(env).thoughts) == sentence

@@ -1,7 +1,6 @@
 """The command line of every environment service. Heavy imports wait until they are needed: --help is instant."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = serve.add_argument
     add("--host", help="address to listen on (default 127.0.0.1)")
     add("--port", type=int, help="port to listen on, 0 for a free one (default 8002)")
-    add("--max-sessions", type=int, help="live episodes at one time (default 8)")
+    add("--max-sessions", type=int, help="live episodes at one time (default 256)")
+    add("--max-engines", type=int, help="engines at one time, which sessions take turns on (default 8)")
     add("--engines-warm", type=int, help="idle engines kept started (default 1)")
+    add("--journal", metavar="FILE", help="keep sessions in this SQLite file, so that they go on after a restart (default: not kept)")
     add("--idle-timeout-s", type=float, help="a session that nobody uses for so many seconds ends (default 1800)")
     add("--step-timeout-s", type=float, help="seconds that an engine may take for a step (default 30)")
     add("--log-level", choices=LOG_LEVELS, help="how much to log to standard error (default info)")
@@ -74,6 +75,8 @@ def _serve(prog: str, create_environment: Callable[[], "Environment"], options: 
         )
 
     from env_core.app import create_app
+    from env_core.journal import JournalError
+    from env_core.logs import write_logs
     from env_core.server import bind, serve
 
     try:
@@ -83,13 +86,14 @@ def _serve(prog: str, create_environment: Callable[[], "Environment"], options: 
             f"listening on {settings.host} port {settings.port} was asked for, but is not possible "
             f"({error.strerror or error}); choose another with --port."
         ) from None
-    logging.basicConfig(
-        level=settings.log_level.upper() if settings.log_level != "trace" else "DEBUG",
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    write_logs(settings.log_level)
+    try:
+        app = create_app(environment, settings)
+    except JournalError as error:
+        raise _CannotStartError(str(error)) from None
     port = listener.getsockname()[1]
     print(f"{prog}: {environment.name} on http://{settings.host}:{port}", flush=True)
-    serve(create_app(environment, settings), listener, settings.drain_timeout_s, settings.log_level)
+    serve(app, listener, settings.drain_timeout_s, settings.log_level)
 
 
 def _is_loopback(host: str) -> bool:

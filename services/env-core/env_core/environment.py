@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from env_core.dialects.agentgym import AgentGym
 
 SplitType = Literal["train", "validation", "test"]
 
@@ -56,9 +61,11 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Plays one episode at a time, in a worker process of its own. Any exception ends that process.
+    """Plays one episode at a time, in a worker process. Any exception ends that process.
 
-    It must be deterministic: the same task, seed and actions give the same outcomes in every process.
+    It must be deterministic: the same task, seed and actions give the same outcomes in every process, whatever else was played in it.
+    Where Environment.renders is set, it also has `render() -> str`: the current page as HTML. Where Environment.agentgym is set, it may
+    have `inspect(what: str) -> Any`: JSON for that dialect's routes. Neither changes the episode.
     """
 
     def load(self, task_id: str, seed: int, include: Sequence[str]) -> Outcome:
@@ -87,7 +94,11 @@ class Environment:
     """All that the core needs to know of an environment.
 
     `engine` names a factory as "module:function", called in each worker process with `engine_options` as keywords.
-    `check` raises EnvironmentUnavailableError. `recycle_rss_mb` bounds the memory of a worker's main process between episodes.
+    `check` raises EnvironmentUnavailableError. `slots_per_worker` engines, each made by the factory, share a worker process: their
+    calls are made one at a time on one thread, module-level state (caches) is theirs together, and the end of the process is the end
+    of them all (their sessions are replayed elsewhere). A worker whose main process holds more than `recycle_rss_mb` takes no new
+    episodes, and its sessions move to others by replay. `renders` says that engines have `render()`. `agentgym` makes the routes under
+    /agentgym, in the shapes that AgentGym's client of this environment expects.
     """
 
     name: str
@@ -99,3 +110,6 @@ class Environment:
     check: Callable[[], None]
     expert_source: str | None = None
     recycle_rss_mb: int | None = None
+    slots_per_worker: int = 1
+    renders: bool = False
+    agentgym: "Callable[[AgentGym], APIRouter] | None" = None

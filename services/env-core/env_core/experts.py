@@ -2,10 +2,11 @@
 
 import asyncio
 
-from env_core.engine_process import EngineLostError, EngineProcess, EngineTimeoutError
 from env_core.environment import Environment
 from env_core.errors import ServiceError, engine_unavailable
+from env_core.lease import Lease
 from env_core.pool import EnginePool
+from env_core.worker_process import EngineLostError, EngineTimeoutError
 
 KEPT = 512
 #: Experts are asked for in bursts: the engine stays lent that long after each, warm for the next.
@@ -20,7 +21,7 @@ class Experts:
         self._pool = pool
         self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
-        self._engine: EngineProcess | None = None
+        self._lease: Lease | None = None
         self._give_back: asyncio.Task[None] | None = None
         self._known: dict[str, list[str]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -45,13 +46,13 @@ class Experts:
     async def _ask(self, task_id: str) -> list[str]:
         if self._give_back is not None:
             self._give_back.cancel()
-        engine, self._engine = self._engine, None
-        if engine is None or not engine.alive:
-            engine = await self._pool.acquire(self._load_timeout_s)
+        lease, self._lease = self._lease, None
+        if lease is None or not self._pool.resume(lease):
+            lease = await self._pool.acquire(self._load_timeout_s)
         try:
-            answer = await engine.call({"call": "expert", "task_id": task_id}, self._timeout_s)
+            answer, took_s = await lease.call({"call": "expert", "task_id": task_id}, self._timeout_s)
         except EngineTimeoutError:
-            await self._pool.discard(engine)
+            await self._pool.discard(lease, "timeout")
             raise ServiceError(
                 504,
                 "step_timeout",
@@ -59,19 +60,22 @@ class Experts:
                 "ask again, or start the service with a longer ETO_ENV_EXPERT_TIMEOUT_S.",
             ) from None
         except EngineLostError as error:
-            await self._pool.discard(engine)
+            await self._pool.discard(lease, "lost")
             raise engine_unavailable(str(error)) from error
         except BaseException:
-            await self._pool.discard(engine)
+            await self._pool.discard(lease, "broken_off")
             raise
-        self._engine = engine
+        self._lease = lease
+        self._pool.rest(lease, took_s)
         self._give_back = asyncio.create_task(self._give_back_later())
         actions: list[str] = answer["actions"]
         return actions
 
     async def _give_back_later(self) -> None:
-        """End the engine, not merely return it: what an expert needs in memory, an episode does not."""
+        """End the engine, not merely return it: what an expert needs in memory, an episode does not. A shared worker goes on."""
         await asyncio.sleep(ENGINE_KEPT_S)
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await self._pool.discard(engine)
+        lease, self._lease = self._lease, None
+        if lease is not None and self._environment.slots_per_worker == 1:
+            self._pool.retire(lease)
+        elif lease is not None:
+            self._pool.release(lease)

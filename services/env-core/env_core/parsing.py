@@ -1,4 +1,4 @@
-"""Reads a request's body into a model, whatever content type it claims, within a bound."""
+"""Reads a request's body into a model, whatever content type it claims."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -6,8 +6,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from env_core.errors import ServiceError, invalid_request
-from env_core.protocol import MAX_BODY_BYTES
+from env_core.errors import invalid_request
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -16,36 +15,19 @@ def parsed(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """Return a dependency that gives the body as `model`."""
 
     async def parse(request: Request) -> Model:
-        body = await _read(request)
+        body = await request.body()
         try:
-            return model.model_validate_json(body)
+            return model.model_validate_json(body or b"{}")
         except ValidationError as error:
             raise invalid_request(
-                f"The body of {request.url.path} was refused, because {_reasons(error)}; correct it (GET /docs shows its fields)."
+                f"The body of {request.url.path} was refused, because {reasons(error)}; correct it (GET /docs shows its fields)."
             ) from None
 
     return parse
 
 
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    declared = request.headers.get("content-length", "")
-    too_large = declared.isdecimal() and len(declared) < 20 and int(declared) > MAX_BODY_BYTES
-    if not too_large:
-        async for chunk in request.stream():
-            body += chunk
-            if too_large := len(body) > MAX_BODY_BYTES:
-                break
-    if too_large:
-        raise ServiceError(
-            413,
-            "body_too_large",
-            f"The body of {request.url.path} was refused, because it is over {MAX_BODY_BYTES} bytes; send a shorter one.",
-        )
-    return bytes(body)
-
-
-def _reasons(error: ValidationError) -> str:
+def reasons(error: ValidationError) -> str:
+    """Return what is wrong, in words: the first three faults."""
     found = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
         place = ".".join(str(part) for part in detail["loc"])

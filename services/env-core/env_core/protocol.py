@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+API_VERSION = "1.0.0"  # of this protocol; OpenEnv's validator takes its profile from the first part
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ACTION_CHARS = 8192
 MAX_STEPS = 1000
+MAX_BATCH = 256
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Action = Annotated[str, StringConstraints(max_length=MAX_ACTION_CHARS, pattern=r"\S")]
@@ -18,7 +20,7 @@ class _Closed(BaseModel):
 
 
 class ResetRequest(_Closed):
-    """Begin an episode: `task_id`, or `split` and `index`."""
+    """Begin an episode: `task_id`, or `split` and `index`. Once for each `request_id`."""
 
     task_id: Name | None = None
     split: Name | None = None
@@ -26,6 +28,7 @@ class ResetRequest(_Closed):
     seed: int = Field(default=0, ge=0, lt=2**63)
     episode_id: Name | None = None
     session_id: Name | None = None
+    request_id: Name | None = None
     max_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     include: list[Include] = Field(default=[], max_length=8)
 
@@ -44,6 +47,24 @@ class StepRequest(_Closed):
     request_id: Name | None = None
     timeout_s: float | None = Field(default=None, gt=0, le=600, allow_inf_nan=False)
     include: list[Include] = Field(default=[], max_length=8)
+
+
+class ForkRequest(_Closed):
+    """Open a new session in the same state."""
+
+    episode_id: Name | None = None
+
+
+class BatchStepRequest(_Closed):
+    """Many steps at once, each in a session of its own."""
+
+    steps: list[StepRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class BatchResetRequest(_Closed):
+    """Many resets at once."""
+
+    resets: list[ResetRequest] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class SplitRequest(_Closed):
@@ -95,6 +116,20 @@ class Reply(_Closed):
     reward: float
     done: bool
     metadata: Metadata
+
+
+class BatchResult(_Closed):
+    """One item's answer: a reply where `status` is 200, else an error."""
+
+    status: int
+    reply: Reply | None = None
+    error: dict[str, str] | None = None
+
+
+class BatchReply(_Closed):
+    """The answers, in the order of the items."""
+
+    results: list[BatchResult]
 
 
 class State(_Closed):

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from env_core.protocol import MAX_BODY_BYTES
 from env_core.sessions import SessionStore
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def serve(app: FastAPI, listener: socket.socket, drain_timeout_s: float, log_lev
         app,
         loop="uvloop",
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_BODY_BYTES,
+        log_config=None,
         lifespan="on",
         log_level=log_level,
         access_log=log_level in ("debug", "trace"),

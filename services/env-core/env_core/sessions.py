@@ -1,95 +1,175 @@
 """The session store: when a session begins, goes on, is refused, ends and is forgotten."""
 
 import asyncio
-import contextlib
 import time
 import uuid
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import orjson
-
+from env_core import logs
 from env_core.environment import Task
-from env_core.errors import ServiceError, draining
+from env_core.errors import (
+    ServiceError,
+    draining,
+    episode_done,
+    expired_session,
+    reply_forgotten,
+    step_in_progress,
+    too_many_sessions,
+    unknown_session,
+)
+from env_core.journal import Journal
+from env_core.metrics import Metrics
 from env_core.player import Player, ReplayDivergedError
-from env_core.protocol import ResetRequest, StepRequest
-from env_core.session import Session, begin, record, state
+from env_core.protocol import ForkRequest, ResetRequest, StepRequest
+from env_core.session import Session, first_position, fork, next_position, state
 
 REMEMBERED_GONE = 10_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many sessions there may be, and for how long nobody may use one."""
+
+    max_sessions: int
+    kept_sessions: int
+    idle_timeout_s: float
 
 
 class SessionStore:
     """All sessions of a service. Replies are JSON, ready to be sent."""
 
-    def __init__(self, player: Player, max_sessions: int, kept_sessions: int, idle_timeout_s: float) -> None:
-        self.max_sessions = max_sessions
+    def __init__(self, player: Player, limits: Limits, journal: Journal | None, metrics: Metrics) -> None:
+        self.limits = limits
         self.draining = False
         self._player = player
-        self._kept_sessions = kept_sessions
-        self._idle_timeout_s = idle_timeout_s
-        self._sessions: dict[str, Session] = {}
+        self._journal = journal
+        self._metrics = metrics
+        self._live: dict[str, Session] = {}
+        self._over: dict[str, Session] = {}  # in the order in which they ended
         self._gone: dict[str, str] = {}  # session id -> why
+        self._watched: dict[str, asyncio.Future[str]] = {}
+        self._resets: dict[str, tuple[str, asyncio.Task[bytes] | None]] = {}  # request id -> session id, and the work while it is on
         self._opening = 0
-        self._in_flight: set[asyncio.Task[bytes]] = set()
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        metrics.watch("eto_env_sessions", "Sessions, by state.", self.counts)
 
-    async def reset(self, request: ResetRequest, task: Task) -> tuple[str, bytes]:
-        """Begin an episode in a new session, or in the one that is named; return its id and the reply."""
+    def restore(self, session: Session) -> None:
+        """Take in a session that a former process left."""
+        session.used_at = time.monotonic()
+        (self._over if session.done else self._live)[session.session_id] = session
+        if session.reset_id is not None:
+            self._resets[session.reset_id] = (session.session_id, None)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next new episode would be refused."""
+        return self.live >= self.limits.max_sessions
+
+    @property
+    def live(self) -> int:
+        """How many episodes are under way or begin."""
+        return len(self._live) + self._opening
+
+    def too_many(self) -> ServiceError:
+        """Return the error of a request over the cap."""
+        return too_many_sessions(self.live, self.limits.max_sessions)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many sessions are in each state."""
+        running = sum(session.running is not None for session in self._live.values())
+        return {"running": running, "idle": len(self._live) - running, "done": len(self._over)}
+
+    async def reset(self, request: ResetRequest, task: Task, new_id: str | None = None) -> tuple[str, bytes]:
+        """Begin an episode in a new session (named `new_id`), or in the one that is named; once for each request id.
+
+        Return the session's id and the reply.
+        """
+        if request.request_id in self._resets:
+            return await self._repeated(request.request_id)
         self._refuse_while_draining()
         old = None if request.session_id is None else self._idle_session(request.session_id)
         opens = old is None or old.done
         if opens:
             self._refuse_over_cap()
         session = Session(
-            session_id=old.session_id if old else uuid.uuid4().hex,
+            session_id=old.session_id if old else new_id or uuid.uuid4().hex,
             episode_id=request.episode_id,
             task=task,
             seed=request.seed,
             max_steps=request.max_steps or task.max_steps,
+            reset_id=request.request_id,
         )
         self._opening += opens
-        work = self._begin(session, old, list(request.include), opens)
-        return session.session_id, await self._run(old or session, None, work)
+        work = self._start(old or session, None, self._begin(session, old, list(request.include), opens))
+        if request.request_id is not None:
+            self._resets[request.request_id] = (session.session_id, work)
+        return session.session_id, await asyncio.shield(work)
 
     async def step(self, request: StepRequest) -> bytes:
         """Take one action, once for each request id."""
         session = self._session(request.session_id)
         if request.request_id is not None:
-            if (stored := session.replies.get(request.request_id)) is not None:
-                return stored
+            if (stored := session.reply_to(request.request_id)) is not None:
+                return self._kept(stored, request.request_id)
             if session.running is not None and session.running_request_id == request.request_id:
-                return await asyncio.shield(session.running)
+                reply: bytes = await asyncio.shield(session.running)
+                return reply
         self._idle_session(request.session_id)
         if session.done:
-            raise ServiceError(
-                409,
-                "episode_done",
-                f"An action was sent to session {session.session_id}, but its episode is over; "
-                "reset, with this session_id or without, to play on.",
-            )
+            raise episode_done(session.session_id)
         self._refuse_while_draining()
-        return await self._run(session, request.request_id, self._step(session, request))
+        return await asyncio.shield(self._start(session, request.request_id, self._step(session, request)))
+
+    def fork(self, session_id: str, request: ForkRequest) -> tuple[str, bytes]:
+        """Open a new session in the same state; return its id and the reply."""
+        session = self._idle_session(session_id)
+        if session.done:
+            raise episode_done(session_id)
+        self._refuse_while_draining()
+        self._refuse_over_cap()
+        copy = fork(session, uuid.uuid4().hex, request.episode_id)
+        if self._journal is not None:
+            self._journal.fork(session, copy)
+        self.restore(copy)
+        return copy.session_id, copy.at.reply
 
     def state(self, session_id: str) -> dict[str, Any]:
         """Return where a session stands."""
         return state(self._session(session_id))
 
+    def last_reply(self, session_id: str) -> bytes:
+        """Return the last reply of a session."""
+        return self._session(session_id).at.reply
+
     def states(self) -> list[dict[str, Any]]:
         """Return where all sessions stand."""
-        return [state(session) for session in self._sessions.values()]
+        return [state(session) for sessions in (self._over, self._live) for session in sessions.values()]
 
-    async def delete(self, session_id: str) -> None:
-        """Forget a session."""
+    async def ask(self, session_id: str, call: str, **fields: Any) -> Any:
+        """Ask a session's engine something that does not change its episode."""
         session = self._idle_session(session_id)
-        del self._sessions[session_id]
-        await self._player.leave(session)
+        self._refuse_while_draining()
+        return await asyncio.shield(self._start(session, None, self._ask(session, {"call": call, **fields})))
+
+    def delete(self, session_id: str) -> None:
+        """Forget a session."""
+        self._forget(self._idle_session(session_id))
+
+    def watch(self, session_id: str) -> "asyncio.Future[str]":
+        """Return what will hold the reason when the service ends the session."""
+        return self._watched.setdefault(session_id, asyncio.get_running_loop().create_future())
 
     async def expire_forever(self) -> None:
         """End the sessions that nobody used for too long."""
         while True:
-            await asyncio.sleep(min(self._idle_timeout_s / 4, 10))
-            limit = time.monotonic() - self._idle_timeout_s
-            for session in [s for s in self._sessions.values() if s.running is None and s.used_at < limit]:
-                await self._end(session, f"nobody used it for {self._idle_timeout_s:g} s")
+            await asyncio.sleep(min(self.limits.idle_timeout_s / 4, 10))
+            limit = time.monotonic() - self.limits.idle_timeout_s
+            for session in [s for s in [*self._live.values(), *self._over.values()] if s.running is None and s.used_at < limit]:
+                self._end(session, f"nobody used it for {self.limits.idle_timeout_s:g} s")
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, and wait for what is under way."""
@@ -97,13 +177,16 @@ class SessionStore:
         if self._in_flight:
             await asyncio.wait(list(self._in_flight), timeout=timeout_s)
 
-    async def _run(self, session: Session, request_id: str | None, work: Coroutine[None, None, bytes]) -> bytes:
+    def _start(self, session: Session, request_id: str | None, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         """Run to the end, even if the client goes away, and keep others out of the session meanwhile."""
+        logs.session_id.set(session.session_id)
+        if request_id is not None:
+            logs.request_id.set(request_id)
         task = asyncio.create_task(work)
         self._in_flight.add(task)
         session.running, session.running_request_id = task, request_id
 
-        def ended(task: asyncio.Task[bytes]) -> None:
+        def ended(task: asyncio.Task[T]) -> None:
             self._in_flight.discard(task)
             session.running = session.running_request_id = None
             session.used_at = time.monotonic()
@@ -111,74 +194,113 @@ class SessionStore:
                 task.exception()  # seen, also where the client is gone
 
         task.add_done_callback(ended)
-        return await asyncio.shield(task)
+        return task
 
     async def _begin(self, session: Session, old: Session | None, include: list[str], opens: bool) -> bytes:
         try:
             if old is not None:
-                session.engine, old.engine = old.engine, None  # if this fails, the old episode is replayed when it goes on
+                session.lease, old.lease = old.lease, None  # if this fails, the old episode is replayed when it goes on
+            started = time.monotonic()
             outcome = await self._player.load(session, include)
+            session.info = outcome["info"]
+            position = first_position(session, outcome)
+            if self._journal is not None:
+                self._journal.begin(session, position)
+        except BaseException:
+            self._player.leave(session)
+            self._resets.pop(session.reset_id or "", None)
+            raise
         finally:
             self._opening -= opens
-        reply = orjson.dumps(begin(session, outcome))
-        session.used_at = time.monotonic()
-        self._sessions.pop(session.session_id, None)
-        self._sessions[session.session_id] = session
-        await self._settle(session)
-        return reply
+        if old is not None:
+            self._resets.pop(old.reset_id or "", None)
+        self._metrics.reset_s.observe(time.monotonic() - started)
+        session.move(session.reset_id, position)
+        self._over.pop(session.session_id, None)
+        self.restore(session)
+        self._settle(session)
+        return position.reply
 
     async def _step(self, session: Session, request: StepRequest) -> bytes:
         action = request.action if isinstance(request.action, str) else request.action.action
-        try:
-            outcome = await self._player.step(session, action, list(request.include), request.timeout_s)
-        except ReplayDivergedError:
-            await self._end(session, "its replay in a new engine gave other observations")
-            raise
-        reply = orjson.dumps(record(session, action, outcome))
-        if request.request_id is not None:
-            session.replies[request.request_id] = reply
-        if session.done:
-            await self._settle(session)
-        return reply
+        started = time.monotonic()
+        outcome = await self._played(session, self._player.step(session, action, list(request.include), request.timeout_s))
+        position = next_position(session, outcome)
+        if self._journal is not None:
+            try:
+                self._journal.step(session, action, request.request_id, position)
+            except ServiceError:
+                self._player.leave(session)  # its engine is one step ahead
+                raise
+        self._metrics.step_s.observe(time.monotonic() - started)
+        session.move(request.request_id, position, action)
+        self._settle(session)
+        return position.reply
 
-    async def _settle(self, session: Session) -> None:
+    async def _ask(self, session: Session, request: dict[str, Any]) -> Any:
+        answer = await self._played(session, self._player.ask(session, request))
+        self._settle(session)
+        return answer
+
+    async def _played(self, session: Session, work: Coroutine[None, None, T]) -> T:
+        try:
+            return await work
+        except ReplayDivergedError:
+            self._end(session, "its replay in a new engine gave other observations")
+            raise
+
+    def _settle(self, session: Session) -> None:
         """Free the engine of an episode that is over; forget the oldest such episodes."""
         if not session.done:
             return
-        await self._player.leave(session)
-        over = [s for s in self._sessions.values() if s.done and s.running is None]
-        for oldest in over[: max(0, len(over) - self._kept_sessions)]:
-            await self._end(oldest, f"it was over, and only the last {self._kept_sessions} such sessions are kept")
+        self._player.leave(session)
+        self._live.pop(session.session_id, None)
+        self._over[session.session_id] = session
+        for oldest in [s for s in self._over.values() if s.running is None][: max(0, len(self._over) - self.limits.kept_sessions)]:
+            self._end(oldest, f"it was over, and only the last {self.limits.kept_sessions} such sessions are kept")
 
-    async def _end(self, session: Session, reason: str) -> None:
-        self._sessions.pop(session.session_id, None)
+    def _end(self, session: Session, reason: str) -> None:
         self._gone[session.session_id] = reason
         while len(self._gone) > REMEMBERED_GONE:
             del self._gone[next(iter(self._gone))]
-        with contextlib.suppress(ServiceError):
-            await self._player.leave(session)
+        if (watcher := self._watched.get(session.session_id)) is not None and not watcher.done():
+            watcher.set_result(reason)
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        self._live.pop(session.session_id, None)
+        self._over.pop(session.session_id, None)
+        self._watched.pop(session.session_id, None)
+        self._resets.pop(session.reset_id or "", None)
+        if self._journal is not None:
+            self._journal.forget(session.session_id)
+        self._player.leave(session)
+
+    async def _repeated(self, request_id: str | None) -> tuple[str, bytes]:
+        assert request_id is not None  # noqa: S101 - it is a key of _resets
+        session_id, work = self._resets[request_id]
+        if work is not None and not work.done():
+            return session_id, await asyncio.shield(work)
+        return session_id, self._kept(self._session(session_id).reply_to(request_id) or b"", request_id)
+
+    def _kept(self, reply: bytes, request_id: str) -> bytes:
+        if not reply:
+            raise reply_forgotten(request_id)
+        return reply
 
     def _session(self, session_id: str) -> Session:
-        session = self._sessions.get(session_id)
+        session = self._live.get(session_id) or self._over.get(session_id)
         if session is not None:
             session.used_at = time.monotonic()
             return session
         if (reason := self._gone.get(session_id)) is not None:
-            raise ServiceError(
-                404, "expired_session", f"Session {session_id} was asked for, but it was ended: {reason}; reset for a new one."
-            )
-        raise ServiceError(
-            404, "unknown_session", f"Session {session_id} was asked for, but there is none of this id; reset for a new one."
-        )
+            raise expired_session(session_id, reason)
+        raise unknown_session(session_id)
 
     def _idle_session(self, session_id: str) -> Session:
         session = self._session(session_id)
         if session.running is not None:
-            raise ServiceError(
-                409,
-                "step_in_progress",
-                f"Session {session_id} was asked for while an earlier request to it is still at work; wait for its reply.",
-            )
+            raise step_in_progress(session_id)
         return session
 
     def _refuse_while_draining(self) -> None:
@@ -186,12 +308,5 @@ class SessionStore:
             raise draining()
 
     def _refuse_over_cap(self) -> None:
-        live = sum(not session.done for session in self._sessions.values())
-        if live + self._opening >= self.max_sessions:
-            raise ServiceError(
-                429,
-                "too_many_sessions",
-                f"A new episode was asked for, but {live + self._opening} are live and the cap is {self.max_sessions}; "
-                "end or delete one, or start the service with a higher --max-sessions.",
-                retry_after_s=1,
-            )
+        if self.full:
+            raise self.too_many()

@@ -55,3 +55,15 @@ def task_of(environment: Environment, request: ResetRequest) -> Task:
     raise invalid_request(
         "A reset must say which task to play, but did not in one of the two ways; send either task_id, or split and index."
     )
+
+
+def task_by_default(environment: Environment, request: ResetRequest) -> Task:
+    """As task_of, but where a split or an index is missing, take the first split and the task that stands at the seed.
+
+    OpenEnv's clients reset with nothing at all, or with a seed alone.
+    """
+    if request.task_id is None:
+        split = environment.tasks.splits()[0].name if request.split is None else request.split
+        index = request.seed % max(1, len(tasks_of(environment, split))) if request.index is None else request.index
+        request = request.model_copy(update={"split": split, "index": index})
+    return task_of(environment, request)

@@ -1,4 +1,4 @@
-"""A worker process: one engine, asked by JSON lines over two pipes that only its parent holds.
+"""A worker process: engines in numbered slots, asked one call at a time by JSON lines over two pipes that only its parent holds.
 
 Started as `python -m env_core.worker FACTORY OPTIONS READ_FD WRITE_FD PARENT_PID`.
 It imports nothing that it does not need: its start counts.
@@ -31,7 +31,7 @@ def _create(factory: str, options: dict[str, Any]) -> Engine:
 
 
 def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request of the parent."""
+    """Carry out one request of the parent. `render` and `inspect` are asked only where the environment says that they are there."""
     match request["call"]:
         case "load":
             return asdict(engine.load(request["task_id"], request["seed"], request["include"]))
@@ -39,6 +39,10 @@ def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
             return asdict(engine.step(request["action"], request["include"]))
         case "expert":
             return {"actions": engine.expert(request["task_id"])}
+        case "render":
+            return {"value": engine.render()}  # type: ignore[attr-defined]
+        case "inspect":
+            return {"value": engine.inspect(request["what"])}  # type: ignore[attr-defined]
         case other:
             raise ValueError(f"no such call: {other}")
 
@@ -57,13 +61,18 @@ def main(argv: list[str]) -> None:
     os.set_inheritable(int(read_fd), False)  # an engine's own children must not hold these open
     os.set_inheritable(int(write_fd), False)
     with open(int(read_fd), "rb") as requests, open(int(write_fd), "wb") as answers:
-        engine = _create(factory, json.loads(options))
+        engines = {0: _create(factory, json.loads(options))}  # the other slots are filled when they are first asked for
         _write(answers, {"ready": True})
         try:
             for line in requests:
-                _write(answers, answer(engine, json.loads(line)))
+                request = json.loads(line)
+                slot = request["slot"]
+                if slot not in engines:
+                    engines[slot] = _create(factory, json.loads(options))
+                _write(answers, answer(engines[slot], request))
         finally:
-            engine.close()
+            for engine in engines.values():
+                engine.close()
 
 
 if __name__ == "__main__":

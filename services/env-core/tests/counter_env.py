@@ -12,6 +12,8 @@ from pathlib import Path
 from env_core.cli import main
 from env_core.environment import Environment, EnvironmentUnavailableError, Outcome, Split, Task
 
+ballast: list[bytes] = []  # what engines of one worker share
+
 
 class CounterEngine:
     def __init__(self, broken: bool) -> None:
@@ -43,12 +45,17 @@ class CounterEngine:
                 time.sleep(1000)
             case ["pid"]:
                 text = f"process {os.getpid()}"
+            case ["grow", megabytes]:
+                ballast.append(b"x" * (int(megabytes) << 20))
             case ["long", length]:
                 text = "x" * int(length)
         return self._outcome(text or f"The count is {self.count}.", include, {})
 
     def expert(self, task_id: str) -> list[str]:
         return ["add 1"] * int(task_id.rpartition(":")[2])
+
+    def render(self) -> str:
+        return f"<p>The count is {self.count}.</p><script>alert(1)</script>"
 
     def close(self) -> None:
         pass
@@ -95,6 +102,9 @@ def environment() -> Environment:
         engine_options={"broken": "COUNTER_BROKEN" in os.environ},
         check=check,
         expert_source=None if "COUNTER_NO_EXPERT" in os.environ else "fingers",
+        recycle_rss_mb=200,
+        slots_per_worker=int(os.environ.get("COUNTER_SLOTS", "1")),
+        renders="COUNTER_NO_PAGE" not in os.environ,
     )
 
 

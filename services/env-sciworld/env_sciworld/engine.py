@@ -1,7 +1,11 @@
 """Plays ScienceWorld 1.2.3 episodes in one JVM, one at a time."""
 
+import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from env_core.environment import Outcome
 
@@ -58,6 +62,24 @@ class SciworldEngine:
             self._gold = Jvm(self.gold_heap_mb)
         self._gold.simulator.load(task_type.simulator_name, variation, self.simplification, True)
         return list(self._gold.simulator.getGoldActionSequence())
+
+    def inspect(self, what: str) -> Any:
+        """Return what AgentGym's routes show beside the episode. The simulator counts none of it as an action."""
+        simulator = self.jvm.simulator
+        match what:
+            case "action_hint":
+                return {"possible_actions": list(simulator.getPossibleActions()), "possible_objects": list(simulator.getPossibleObjects())}
+            case "goals":
+                return simulator.getGoalProgressStr()
+            case "object_tree":
+                with tempfile.TemporaryDirectory() as folder:  # the simulator writes it to a file, and only there
+                    if problem := simulator.getObjectTree(folder):
+                        raise RuntimeError(problem)
+                    return json.loads((Path(folder) / "objectTree.json").read_text("utf-8"))
+            case "look":
+                return {"observation": simulator.freeActionLook(), "inventory": simulator.freeActionInventory()}
+            case _:
+                raise ValueError(f"there is nothing of this name to inspect: {what}")
 
     def close(self) -> None:
         """End both JVMs."""

@@ -7,6 +7,7 @@ from env_core.environment import Environment, EnvironmentUnavailableError
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from env_sciworld.agentgym import agentgym_routes
 from env_sciworld.jvm import JavaMissingError, check_java
 from env_sciworld.taskset import SciworldTasks
 
@@ -42,4 +43,5 @@ def create_environment() -> Environment:
         engine_options=SciworldSettings().model_dump(),
         check=check,
         expert_source="scienceworld-gold",
+        agentgym=agentgym_routes,
     )

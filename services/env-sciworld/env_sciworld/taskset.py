@@ -39,15 +39,16 @@ class SciworldTasks:
             raise KeyError(f"there is no task type {name!r}")
         if variation >= task_type.variations:
             raise KeyError(f"{name} has the variations 0 to {task_type.variations - 1} only")
-        return _task(task_type, variation)
+        return task_of_variation(task_type, variation)
 
 
 @functools.cache
 def _tasks_of(split: str) -> tuple[Task, ...]:
     if split not in {s.name for s in SPLITS}:
         raise KeyError(split)
-    return tuple(_task(t, variation) for t in task_types().values() for variation in t.splits.get(split, ()))
+    return tuple(task_of_variation(t, variation) for t in task_types().values() for variation in t.splits.get(split, ()))
 
 
-def _task(task_type: TaskType, variation: int) -> Task:
+def task_of_variation(task_type: TaskType, variation: int) -> Task:
+    """Return a variation of a task type as a task."""
     return Task(f"{task_type.name}:{variation}", task_type.name, task_type.max_steps)

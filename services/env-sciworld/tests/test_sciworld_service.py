@@ -57,9 +57,10 @@ def test_a_menu_left_open_does_not_leak_into_the_next_episode(client):
 )
 def test_odd_actions_are_answered_and_change_nothing(client, action):
     session = begin(client, QUICK)["metadata"]["session_id"]
+    before = act(client, session, "look around")["metadata"]["score"]  # what the world grants for being there
     reply = act(client, session, action)
     assert not reply["done"]
-    assert reply["reward"] == 0.0
+    assert (reply["reward"], reply["metadata"]["score"]) == (0.0, before)
     assert act(client, session, "look around")["observation"]["text"].startswith("This room is called")
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,25 +16,31 @@ STOP_TIMEOUT_S = 3.0
 
 
 class EngineLostError(Exception):
-    """The worker process ended."""
+    """The worker process ended; `began` says whether the call had been sent to it."""
+
+    def __init__(self, message: str, began: bool = True) -> None:
+        super().__init__(message)
+        self.began = began
 
 
 class EngineTimeoutError(Exception):
     """The worker process did not answer in time; nothing is known of its state."""
 
 
-class EngineProcess:
-    """One worker, alone in a process group, so that a kill takes the engine's own children too."""
+class WorkerProcess:
+    """One worker, alone in a process group, so that a kill takes the engines' own children too."""
 
     def __init__(self, process: asyncio.subprocess.Process, answers: asyncio.StreamReader, requests_fd: int) -> None:
         self._process = process
         self._answers = answers
         self._requests_fd = requests_fd
         self._transport: asyncio.ReadTransport | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._broken = False
 
     @classmethod
-    async def start(cls, factory: str, options: Mapping[str, Any], timeout_s: float) -> "EngineProcess":
-        """Start a worker and wait for its engine."""
+    async def start(cls, factory: str, options: Mapping[str, Any], timeout_s: float) -> "WorkerProcess":
+        """Start a worker and wait for its first engine."""
         child_reads, parent_writes = os.pipe()
         parent_reads, child_writes = os.pipe()
         try:
@@ -53,21 +60,21 @@ class EngineProcess:
             os.close(child_reads)
             os.close(child_writes)
         answers = asyncio.StreamReader(limit=MAX_ANSWER_BYTES)
-        engine = cls(process, answers, parent_writes)
-        engine._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        worker = cls(process, answers, parent_writes)
+        worker._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(answers), os.fdopen(parent_reads, "rb", 0)
         )
         try:
-            await engine._read(timeout_s)
+            await worker._read(timeout_s)
         except BaseException:
-            await engine.kill()
+            await worker.kill()
             raise
-        return engine
+        return worker
 
     @property
     def alive(self) -> bool:
-        """Whether the worker holds its pipe open."""
-        return self._process.returncode is None and not self._answers.at_eof()
+        """Whether the worker holds its pipe open and no call to it was broken off."""
+        return not self._broken and self._process.returncode is None and not self._answers.at_eof()
 
     @property
     def pid(self) -> int:
@@ -82,14 +89,26 @@ class EngineProcess:
         except OSError:
             return 0.0
 
-    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Ask, and wait for the answer. After either exception the process is good for nothing but a kill."""
-        try:
-            # Never blocks: one request is out at a time, and the longest is smaller than a pipe's 64 KiB.
-            os.write(self._requests_fd, orjson.dumps(request) + b"\n")
-        except OSError as error:
-            raise EngineLostError("the engine's process has ended") from error
-        return await self._read(timeout_s)
+    async def call(self, slot: int, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], float]:
+        """Ask the engine in a slot; return its answer and the seconds it took, which the wait for other slots' calls is not part of.
+
+        After an exception the process is good for nothing but a kill.
+        """
+        async with self._one_at_a_time:
+            if not self.alive:
+                raise EngineLostError("the engine's process has ended", began=False)
+            started = time.monotonic()
+            try:
+                # Never blocks: one request is out at a time, and the longest is smaller than a pipe's 64 KiB.
+                os.write(self._requests_fd, orjson.dumps({"slot": slot, **request}) + b"\n")
+                answer = await self._read(timeout_s)
+            except OSError as error:
+                self._broken = True
+                raise EngineLostError("the engine's process has ended") from error
+            except BaseException:  # also when cancelled: this answer would be taken for the next call's
+                self._broken = True
+                raise
+        return answer, time.monotonic() - started
 
     async def _read(self, timeout_s: float) -> dict[str, Any]:
         try:
@@ -115,14 +134,20 @@ class EngineProcess:
         if self._transport is not None:
             self._transport.close()
 
+    async def ended(self) -> None:
+        """Return when the process has ended."""
+        await self._process.wait()
+
     async def kill(self) -> None:
         """End the whole process group at once."""
+        self._broken = True
         self._signal_group()
         self._close_pipes()
         await self._process.wait()
 
     async def stop(self) -> None:
-        """Let the engine close itself, then make sure."""
+        """Let the engines close themselves, then make sure."""
+        self._broken = True
         if self._requests_fd >= 0:
             os.close(self._requests_fd)
             self._requests_fd = -1

@@ -1,0 +1,1 @@
+"""WebShop as an environment service."""
