@@ -135,8 +135,8 @@ def rm(
             raise ConfigError(
                 f"nobody to ask whether to remove {', '.join(sizes)}: nothing was removed. Give --yes to remove without asking."
             )
-        for folder, size in sizes.items():
-            typer.echo(f"{folder}: {size / 1e6:,.1f} MB", err=True)
+        for path, size in sizes.items():
+            typer.echo(f"{path}: {size / 1e6:,.1f} MB", err=True)
         if not typer.confirm(f"Remove {'it' if len(sizes) == 1 else f'these {len(sizes)} runs'} for good?", err=True):
             typer.echo("nothing was removed", err=True)
             raise typer.Exit(1)

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from orchestrator.config import ConfigError, RunConfig, load_config
 from orchestrator.report.load import kind_of, mapping, number, place, read_json
 from orchestrator.run_store import RunStore
@@ -68,7 +70,10 @@ class RunInfo:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder looks like a run's, be it torn."""
-    return folder.is_dir() and any((folder / name).exists() for name in ("manifest.json", "config.yaml", "stages"))
+    try:
+        return folder.is_dir() and any((folder / name).exists() for name in ("manifest.json", "config.yaml", "stages"))
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def find_runs(runs: Path) -> list[Path]:
@@ -84,7 +89,7 @@ def read_run(folder: Path) -> RunInfo:
     """A run's state. What is torn or missing becomes a note."""
     notes: list[str] = []
     manifest = read_json(folder / "manifest.json", notes, "manifest.json")
-    config = _config(folder, notes)
+    config, raw = _config(folder, notes)
     busy = RunStore(folder).busy()
     stages = _stages(folder, config, busy, notes)
     last = next((s for s in reversed(stages) if s.kind == "evaluate" and s.state == "done"), None)
@@ -98,8 +103,8 @@ def read_run(folder: Path) -> RunInfo:
         created_at=_text(manifest.get("created_at")),
         run_id=_text(manifest.get("run_id")),
         code_version=_text(manifest.get("code_version")),
-        env=config.env.name if config is not None else None,
-        model=config.base_model if config is not None else None,
+        env=config.env.name if config is not None else _text(mapping(raw.get("env")).get("name")),
+        model=config.base_model if config is not None else _text(raw.get("model")),
         stages=stages,
         policy=last.name.removeprefix("evaluate-") if last is not None else None,
         mean_score=number(summary.get("mean_score")),
@@ -112,21 +117,31 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int | float) and value != "" else None
 
 
-def _config(folder: Path, notes: list[str]) -> RunConfig | None:
+def _config(folder: Path, notes: list[str]) -> tuple[RunConfig | None, dict[str, Any]]:
+    """The configuration, and what its file says where that is none of this version of eto."""
     file = folder / "config.yaml"
     try:
         stat = file.stat()
-        return _load_config(file, stat.st_mtime_ns, stat.st_size)
-    except FileNotFoundError:
-        notes.append("config.yaml is missing")
-    except (ConfigError, OSError, ValueError, RecursionError):
-        notes.append("config.yaml is damaged, or of another version of eto: the stages still to come are not known")
-    return None
+        config, raw = _load_config(file, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        notes.append("config.yaml is missing" if isinstance(error, FileNotFoundError) else f"config.yaml cannot be read: {error.strerror}")
+        return None, {}
+    if config is None:
+        other = "of another version of eto" if raw else "damaged"
+        notes.append(f"config.yaml is {other}: the stages still to come are not known")
+    return config, raw
 
 
 @lru_cache(maxsize=512)
-def _load_config(file: Path, mtime_ns: int, size: int) -> RunConfig:
-    return load_config(file)
+def _load_config(file: Path, mtime_ns: int, size: int) -> tuple[RunConfig | None, dict[str, Any]]:
+    try:
+        return load_config(file), {}
+    except (ConfigError, ValueError, RecursionError):
+        pass
+    try:
+        return None, mapping(yaml.safe_load(file.read_text(encoding="utf-8", errors="replace")))
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        return None, {}
 
 
 def _stages(folder: Path, config: RunConfig | None, busy: bool, notes: list[str]) -> list[StageInfo]:

@@ -14,9 +14,12 @@ def size_bytes(folder: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Remove a run. It disappears at once: a killed removal leaves a hidden folder, never half a run. Raises RunStoreError if it is in use."""
+    """Remove a run, at once for others: a killed removal leaves a hidden folder, never half a run.
+
+    Raises RunStoreError if it is in use or a link.
+    """
     if folder.is_symlink():
-        raise RunStoreError(f"{folder} is a link: nothing was removed. Remove the run it leads to, {folder.resolve()}, then the link.")
+        raise RunStoreError(f"{folder} is a link: nothing was removed. Remove what it leads to, {folder.resolve()}, then the link.")
     with RunStore(folder).locked():
         gone = folder.with_name(f".{folder.name}.removed-{uuid.uuid4().hex[:8]}")
         folder.rename(gone)

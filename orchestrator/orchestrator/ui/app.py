@@ -1,6 +1,7 @@
 """The web application put together: access, pages, errors, and the two static files."""
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib import resources
@@ -24,14 +25,14 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
     access = Access(token)
     files = {"ui.css": (css() + _read("ui.css"), "text/css"), "ui.js": (_read("ui.js"), "text/javascript")}
     templates = environment(ui="orchestrator.ui")
-    templates.filters |= {"twice": lambda values: [(value, value) for value in values], "when": _when}
+    templates.filters |= {"twice": _twice, "when": _when}
     templates.globals |= {
         "stamp": hashlib.sha256("".join(text for text, _ in files.values()).encode()).hexdigest()[:12],
         "by_token": access.by_token,
     }
 
-    def render(request: Request, template: str, status: int = 200, /, **context: Any) -> HTMLResponse:
-        text = templates.get_template(f"ui/{template}.html.j2").render(here=request.url.path, **context)
+    def render(template: str, status: int = 200, /, **context: Any) -> HTMLResponse:
+        text = templates.get_template(f"ui/{template}.html.j2").render(**context)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
 
     app.state.library, app.state.render = Library(runs), render
@@ -41,7 +42,7 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
         if access.allows(request) or (access.by_token and request.url.path.startswith(("/static/", "/login"))):
             answer = await call_next(request)
         elif access.by_token:
-            answer = render(request, "login", 401, wrong=False, next=_target(request))
+            answer = render("login", 401, wrong=False, next=_target(request))
         else:
             answer = Response("this server answers requests to localhost only\n", 421, media_type="text/plain")
         for name, value in HEADERS.items():
@@ -57,21 +58,21 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
 
     @app.get("/login")
     def ask(request: Request) -> Response:
-        return render(request, "login", wrong=False, next="/") if access.by_token else RedirectResponse("/")
+        return render("login", wrong=False, next="/") if access.by_token else RedirectResponse("/")
 
     @app.post("/login")
     async def login(request: Request) -> Response:
-        return await access.login(request) or render(request, "login", 401, wrong=True, next="/")
+        return await access.login(request) or render("login", 401, wrong=True, next="/")
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
         detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else "There is no such page."
-        return render(request, "error", error.status_code, message=detail)
+        return render("error", error.status_code, message=detail)
 
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return render(request, "error", 422, message=f"The address is not right: {first['loc'][-1]}: {first['msg']}.")
+        return render("error", 422, message=f"The address is not right: {first['loc'][-1]}: {first['msg']}.")
 
     app.include_router(pages.router)
     app.include_router(trajectory_pages.router)
@@ -80,6 +81,11 @@ def create_app(runs: Path, token: str | None = None) -> FastAPI:
 
 def _read(name: str) -> str:
     return (resources.files("orchestrator.ui") / name).read_text(encoding="utf-8")
+
+
+def _twice(values: Iterable[str]) -> list[tuple[str, str]]:
+    """Options whose text is their value."""
+    return [(value, value) for value in values]
 
 
 def _when(moment: str | None) -> str:

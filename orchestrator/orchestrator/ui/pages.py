@@ -39,7 +39,7 @@ AnyRun = Annotated[Run, Depends(the_run)]
 
 def page(request: Request, template: str, **context: object) -> Response:
     """A page from its template."""
-    answer: Response = request.app.state.render(request, template, **context)
+    answer: Response = request.app.state.render(template, **context)
     return answer
 
 
