@@ -38,6 +38,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(128)  # a browser that comes at once waits for the first answer
     except OSError as error:
         raise ConfigError(f"{host} port {port} cannot be listened on: {error.strerror}. Give another --port, or 0 for any.") from error
     return listener
