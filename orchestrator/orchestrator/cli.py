@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator import cli_runs, cli_ui
+
 app = typer.Typer(
     name="eto",
     help="Trial-and-error training for LLM agents: experts, rollouts, pairs, training, and the whole ETO loop.",
@@ -18,6 +20,10 @@ app = typer.Typer(
 )
 services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
 app.add_typer(services_app, name="services")
+app.add_typer(cli_runs.app, name="runs")
+app.command("ui")(cli_ui.ui)
+app.command("doctor")(cli_ui.doctor)
+app.command("init")(cli_ui.init)
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
@@ -58,15 +64,21 @@ def run(
     settings: Set = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list of {name, kind, needs}.")] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
     from orchestrator import pipeline
-    from orchestrator.config import load_config
+    from orchestrator.config import ConfigError, load_config
     from orchestrator.progress import Display
     from orchestrator.run_store import open_run
 
     loaded = load_config(config, _overrides(settings))
+    if as_json and not dry_run:
+        raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
     if dry_run:
+        if as_json:
+            typer.echo(json.dumps([{"name": s.name, "kind": s.kind, "needs": s.needs} for s in pipeline.plan(loaded)]))
+            return
         for stage in pipeline.plan(loaded):
             typer.echo(f"{stage.name:<18} {stage.kind:<9} needs {', '.join(stage.needs) or 'nothing'}")
         return
@@ -81,18 +93,25 @@ def _report(path: Path, console: Any) -> None:
     from orchestrator.report import render_table, write_report
 
     console.print(render_table(write_report(path)))
-    console.print(f"{path / 'report.html'}  (and report.json)", highlight=False, soft_wrap=True)
+    console.print(f"{path / 'report.html'}  (and report.json, report.md)", highlight=False, soft_wrap=True)
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]) -> None:
-    """Print a run's table and write its report.json and report.html."""
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+) -> None:
+    """Print a run's table and write its report.json, report.html and report.md."""
     from orchestrator.progress import terminal
+    from orchestrator.report import write_report
     from orchestrator.run_store import RunStoreError
 
     if not (run_dir / "manifest.json").exists():
         raise RunStoreError(f"{run_dir} is no run directory (it has no manifest.json). Runs are in the folder `runs`.")
-    _report(run_dir, terminal())
+    if as_json:
+        typer.echo(write_report(run_dir).to_json(), nl=False)
+    else:
+        _report(run_dir, terminal())
 
 
 @app.command()

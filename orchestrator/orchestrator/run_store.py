@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,10 @@ class StageRecord(BaseModel):
     inputs: dict[str, str]
     outputs: dict[str, str]
     summary: dict[str, Any]
+
+
+#: Seconds for which a taker of the lock waits for those who only look whether it is taken.
+LOOK_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,28 @@ class RunStore:
     def locked(self) -> Iterator[None]:
         """One orchestrator at a time. The lock ends with the process, however it ends."""
         with open(self.path / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunStoreError(f"another `eto` works on {self.path}. Wait for it or stop it.") from error
+            deadline = time.monotonic() + LOOK_S
+            while not _lock(lock.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise RunStoreError(f"another `eto` works on {self.path}. Wait for it or stop it.")
+                time.sleep(LOOK_S / 10)
             yield
+
+    def busy(self) -> bool:
+        """Whether an orchestrator works on the run now. Looking takes a shared lock for an instant."""
+        try:
+            with open(self.path / "lock", "rb") as lock:
+                return not _lock(lock.fileno(), fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+
+def _lock(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_run(runs: Path, config: RunConfig) -> RunStore:

@@ -38,7 +38,7 @@ def build_report(run_dir: Path) -> Report:
         policies=[_policy_row(*evaluation) for evaluation in evaluations],
         differences=_differences(evaluations),
         task_types=_task_types(evaluations),
-        curves=[c for s in run.stages if (c := _curve(s)) is not None],
+        curves=[c for s in run.stages if (c := training_curve(s.name, s.kind, s.progress)) is not None],
         pairs=[_pairs_row(s) for s in run.stages if s.kind == "pairs" and (s.done or s.pairs)],
         comparisons=_comparisons(run),
         stages=[_stage_row(s) for s in run.stages],
@@ -151,9 +151,10 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _curve(stage: Stage) -> Curve | None:
+def training_curve(stage: str, kind: str, progress: Sequence[dict[str, Any]]) -> Curve | None:
+    """A training stage's course, from the events of its progress file; None before the first step."""
     by_step: dict[int, dict[str, Any]] = {}
-    for event in stage.progress:
+    for event in progress:
         at = number(event.get("step"))
         if event.get("event") == "step" and at is not None:
             by_step[int(at)] = event  # a resumed job repeats steps after its last checkpoint: the later one counts
@@ -161,12 +162,12 @@ def _curve(stage: Stage) -> Curve | None:
         return None
     steps = sorted(by_step)
     present = {k for e in by_step.values() for k, v in e.items() if k not in _NOT_A_SERIES and isinstance(v, int | float)}
-    start: dict[str, Any] = next((e for e in stage.progress if e.get("event") == "start"), {})
-    last = stage.progress[-1]
+    start: dict[str, Any] = next((e for e in progress if e.get("event") == "start"), {})
+    last = progress[-1]
     examples, total = number(start.get("examples")), number(by_step[steps[-1]].get("steps"))
     return Curve(
-        stage=stage.name,
-        method=str(start.get("method") or stage.kind),
+        stage=stage,
+        method=str(start.get("method") or kind),
         steps=steps,
         series={k: [number(by_step[s].get(k)) for s in steps] for k in sorted(present)},
         examples=int(examples) if examples is not None else None,

@@ -1,12 +1,12 @@
 """The report as one self-contained page: no script, no network, every text of a model or an environment escaped."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from orchestrator.report.charts import MINUS, Bar, Line, bar_chart, line_chart, share_bar
@@ -78,25 +78,46 @@ def few_steps(last: int, most: int = 12) -> list[int]:
     return sorted({*range(0, last + 1, stride), last})
 
 
+def heat(value: float) -> str:
+    """The heat map's class for a score of 0..1, in steps of a twentieth: a page without inline styles cannot be finer."""
+    return f"v{round(20 * min(1.0, max(0.0, value)))}"
+
+
+def css() -> str:
+    """The style sheet of the report and of the live page."""
+    return (resources.files("orchestrator.report") / "style.css").read_text(encoding="utf-8")
+
+
+def environment(**packages: str) -> Environment:
+    """Templates that escape what they are given: the report's under `report/`, those of other packages under the name given."""
+    loaders = {name: PackageLoader(package, "") for name, package in {"report": "orchestrator.report", **packages}.items()}
+    made = Environment(loader=PrefixLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {f.__name__: f for f in (score, signed, interval, percent, duration, p_value, plain, few_steps, heat)}
+    made.globals |= {"signed": signed, "percent": percent}
+    return made
+
+
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {f.__name__: f for f in (score, signed, interval, percent, duration, p_value, plain, few_steps)}
-    environment.globals |= {"signed": signed, "percent": percent}
-    files = resources.files("orchestrator.report")
-    environment.globals["css"] = Markup((files / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
-    return environment.from_string((files / "template.html.j2").read_text(encoding="utf-8"))
+    made = environment()
+    made.globals["css"] = Markup(css())  # noqa: S704 - our own file
+    return made.get_template("report/template.html.j2")
 
 
 def render_html(report: Report) -> str:
     """The whole page."""
-    return _template().render(
-        r=report,
-        colours=_colours(report),
-        splits=_splits(report),
-        training=_training(report),
-        pair_bars=_pairs(report),
-    )
+    return _template().render(parts(report))
+
+
+def parts(report: Report) -> dict[str, Any]:
+    """What the templates `lead` and `sections` draw."""
+    return {
+        "r": report,
+        "colours": _colours(report),
+        "splits": _splits(report),
+        "training": training_charts(report.curves),
+        "pair_bars": _pairs(report),
+    }
 
 
 def _colours(report: Report) -> dict[str, int]:
@@ -182,12 +203,12 @@ def _gains(i: int, split: str, report: Report, colours: Mapping[str, int]) -> Ma
     )
 
 
-def _training(report: Report) -> list[dict[str, Any]]:
-    """Per training stage: its charts and a table of a few of its steps."""
+def training_charts(curves: Sequence[Curve], ident: str = "train") -> list[dict[str, Any]]:
+    """Per training stage: its charts and a table of a few of its steps. `ident` begins the charts' ids."""
     result = []
-    for i, curve in enumerate(report.curves):
+    for i, curve in enumerate(curves):
         panels = _DPO if "logp_chosen" in curve.series or curve.method == "dpo" else (_LOSS,)
-        charts = [(panel[0], chart) for j, panel in enumerate(panels) if (chart := _panel(f"train-{i}-{j}", curve, panel)) is not None]
+        charts = [(panel[0], chart) for j, panel in enumerate(panels) if (chart := _panel(f"{ident}-{i}-{j}", curve, panel)) is not None]
         columns = [k for panel in panels for k, _ in panel[2] if k in curve.series]
         columns += [k for k in ("learning_rate", "grad_norm", "tokens_per_s") if k in curve.series]
         table = [(curve.steps[k], [curve.series[c][k] for c in columns]) for k in few_steps(len(curve.steps) - 1)]

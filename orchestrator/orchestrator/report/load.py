@@ -62,9 +62,9 @@ def load_run(run_dir: Path) -> Run:
     config_text = config_file.read_text(encoding="utf-8", errors="replace") if config_file.is_file() else ""
     if not config_text:
         notes.append("config.yaml is missing")
-    manifest = _read_json(run_dir / "manifest.json", notes, "manifest.json")
+    manifest = read_json(run_dir / "manifest.json", notes, "manifest.json")
     folders = sorted(p for p in (run_dir / "stages").glob("*") if p.is_dir())
-    stages = sorted((_load_stage(p, notes) for p in folders), key=_place)
+    stages = sorted((_load_stage(p, notes) for p in folders), key=lambda s: place(s.name, s.kind, s.done))
     notes += [f"stage {s.name} is unfinished" for s in stages if not s.done]
     return Run(run_dir, manifest, _parse_yaml(config_text, notes), config_text, stages, notes)
 
@@ -89,32 +89,35 @@ def _parse_yaml(text: str, notes: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _read_json(path: Path, notes: list[str], name: str) -> dict[str, Any]:
+def read_json(path: Path, notes: list[str], name: str) -> dict[str, Any]:
+    """A file's JSON object; what cannot be read is empty, with a note under the given name."""
     try:
         return mapping(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         notes.append(f"{name} is missing")
-    except ValueError:  # not JSON, or not UTF-8
+    except OSError as error:
+        notes.append(f"{name} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8, or brackets without end
         notes.append(f"{name} is not JSON")
     return {}
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """A stage's kind, from its name."""
     return name.split("-", 1)[0]
 
 
-def _place(stage: Stage) -> tuple[int, int, str, str]:
+def place(name: str, kind: str, done: dict[str, Any]) -> tuple[int, int, str, str]:
     """Where a stage stands in the pipeline, from its name; unknown names come last in their iteration, by start time."""
-    end = re.search(r"-(\d+)$", stage.name)
-    names = [stage.name, stage.kind]
-    order = next((ORDER.index(n) for n in names if n in ORDER), len(ORDER))
-    return (int(end.group(1)) if end else 0, order, str(stage.done.get("started_at") or "9999"), stage.name)
+    end = re.search(r"-(\d+)$", name)
+    order = next((ORDER.index(n) for n in (name, kind) if n in ORDER), len(ORDER))
+    return (int(end.group(1)) if end else 0, order, str(done.get("started_at") or "9999"), name)
 
 
 def _load_stage(folder: Path, notes: list[str]) -> Stage:
     done_file = folder / "done.json"
-    done = _read_json(done_file, notes, f"{folder.name}/done.json") if done_file.exists() else {}
-    kind = str(done.get("kind") or _kind(folder.name))
+    done = read_json(done_file, notes, f"{folder.name}/done.json") if done_file.exists() else {}
+    kind = str(done.get("kind") or kind_of(folder.name))
     episodes, pairs = folder / "episodes.jsonl", folder / "pairs.jsonl"
     checkpoint = folder / "checkpoint" / "manifest.json"
     return Stage(
@@ -127,7 +130,7 @@ def _load_stage(folder: Path, notes: list[str]) -> Stage:
         else [],
         pairs=list(jsonl.read(pairs, Pair)) if kind == "pairs" and pairs.is_file() else [],
         progress=_read_progress(folder / "checkpoint.progress.jsonl"),
-        checkpoint=_read_json(checkpoint, notes, f"{folder.name}/checkpoint/manifest.json") if checkpoint.exists() else {},
+        checkpoint=read_json(checkpoint, notes, f"{folder.name}/checkpoint/manifest.json") if checkpoint.exists() else {},
     )
 
 
@@ -142,7 +145,7 @@ def _read_progress(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             events.append(event)

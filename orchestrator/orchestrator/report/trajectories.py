@@ -23,7 +23,7 @@ def choose_evaluations(left: Sequence[Episode], right: Sequence[Episode], most: 
     ties = [ab for ab in both if ab[1].score == ab[0].score]
     first = [*gains[: most // 2], *losses[: most // 3], *ties[: most - most // 2 - most // 3]]
     rest = [*gains[most // 2 :], *losses[most // 3 :], *ties[most - most // 2 - most // 3 :]]
-    return [_compare_episodes(a, b) for a, b in (first + rest)[:most]]
+    return [compare_episodes(a, b) for a, b in (first + rest)[:most]]
 
 
 def choose_pairs(stage: str, pairs: Sequence[Pair], most: int = 3) -> list[Comparison]:
@@ -35,26 +35,28 @@ def choose_pairs(stage: str, pairs: Sequence[Pair], most: int = 3) -> list[Compa
         kind = pair.task_id.split(":")[0]
         ranked.append((seen.setdefault(kind, 0), place))
         seen[kind] += 1
-    return [_compare_pair(stage, ordered[place]) for _, place in sorted(ranked)[:most]]
+    return [compare_pair(stage, ordered[place]) for _, place in sorted(ranked)[:most]]
 
 
-def _compare_episodes(left: Episode, right: Episode) -> Comparison:
+def compare_episodes(left: Episode, right: Episode) -> Comparison:
+    """Two policies on the same task."""
     sides = [
         Side(
             policy=e.policy,
             score=e.score,
             success=e.success,
             terminate_reason=e.terminate_reason.value,
-            turns=_turns(e.turns, e.steps),
+            turns=read_turns(e.turns, e.steps),
         )
         for e in (left, right)
     ]
     return _comparison("evaluation", right.split or "", right.task_id, right.task_type, right.prompt, *sides)
 
 
-def _compare_pair(stage: str, pair: Pair) -> Comparison:
+def compare_pair(stage: str, pair: Pair) -> Comparison:
+    """The two sides of a pair."""
     sides = [
-        Side(policy=policy, score=reward, success=None, terminate_reason=None, turns=_turns(turns, []))
+        Side(policy=policy, score=reward, success=None, terminate_reason=None, turns=read_turns(turns, []))
         for policy, reward, turns in (
             (f"chosen: {pair.chosen_policy}", pair.chosen_reward, pair.chosen),
             (f"rejected: {pair.rejected_policy}", pair.rejected_reward, pair.rejected),
@@ -86,15 +88,16 @@ def _divergence(left: Sequence[Turn], right: Sequence[Turn]) -> int | None:
     return None if len(left) == len(right) else min(len(left), len(right)) + 1
 
 
-def _turns(messages: Sequence[Message], steps: Sequence[Step]) -> list[Turn]:
-    turns: list[Turn] = []
+def read_turns(messages: Sequence[Message], steps: Sequence[Step]) -> list[Turn]:
+    """What was thought, done and seen. `messages` begin after the prompt; `steps` may be missing, as a pair has none."""
+    result: list[Turn] = []
     for i, message in enumerate(messages):
         if message.role != "assistant":
             continue
         after = messages[i + 1] if i + 1 < len(messages) else None
-        step = steps[len(turns)] if len(turns) < len(steps) else None
+        step = steps[len(result)] if len(result) < len(steps) else None
         action = step.action if step is not None else parse_action(message.content)
-        turns.append(
+        result.append(
             Turn(
                 thought=_cut(_thought(message.content)) if action is not None else None,
                 action=_cut(action) if action is not None else None,
@@ -105,7 +108,7 @@ def _turns(messages: Sequence[Message], steps: Sequence[Step]) -> list[Turn]:
                 valid=step.valid if step is not None else None,
             )
         )
-    return turns
+    return result
 
 
 def _thought(output: str) -> str:

@@ -1,0 +1,187 @@
+"""`eto runs`: what runs there are, one in numbers, two policies compared, and the removal of runs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="The run directories: list, show, compare, remove.", no_args_is_help=True)
+RunsDir = Annotated[Path, typer.Option("--runs", help="Folder of the run directories.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_runs(runs: RunsDir = Path("runs"), as_json: Json = False) -> None:
+    """List the runs: state, stages done, and the last evaluation's mean score (0..1)."""
+    from orchestrator.report.html import DASH, score
+    from orchestrator.run_index import find_runs, read_run
+
+    found = [read_run(folder) for folder in find_runs(runs)]
+    if as_json:
+        _print_json([r.to_dict() for r in found])
+        return
+    rows = [
+        [
+            r.name,
+            r.state + (f" ({r.current.name})" if r.current else ""),
+            f"{r.done}/{r.needed}",
+            r.policy or DASH,
+            DASH if r.mean_score is None else score(r.mean_score),
+            DASH if r.episodes is None else str(r.episodes),
+            r.env or DASH,
+            r.model or DASH,
+            r.created_at or DASH,
+        ]
+        for r in found
+    ]
+    if not rows:
+        typer.echo(f"no run in {runs} yet; `eto run CONFIG` begins one")
+        return
+    _print_table(["Run", "State", "Stages", "Policy", "Score", "n", "Environment", "Model", "Begun"], rows)
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's name, or its directory.")], runs: RunsDir = Path("runs"), as_json: Json = False
+) -> None:
+    """Show a run: its stages, and every evaluated policy with n and 95 % intervals."""
+    from orchestrator.progress import terminal
+    from orchestrator.report import build_report, render_table
+    from orchestrator.report.html import DASH, duration, plain
+    from orchestrator.run_index import read_run
+
+    folder = _folder(runs, run)
+    info, report = read_run(folder), build_report(folder)
+    if as_json:
+        data = report.model_dump(mode="json", include={"policies", "differences", "pairs", "totals"})
+        _print_json({**info.to_dict(), **data, "notes": sorted({*info.notes, *report.notes})})
+        return
+    typer.echo(f"{info.name}: {info.state}, {info.done} of {info.needed} stages done; {info.env or DASH}, {info.model or DASH}")
+    typer.echo(f"{info.path}  run id {info.run_id or DASH}, code {info.code_version or DASH}, begun {info.created_at or DASH}")
+    for note in sorted({*info.notes, *report.notes}):
+        typer.echo(f"note: {note}")
+    rows = [[s.name, s.state, duration(s.duration_s), plain({k: v for k, v in s.summary.items() if k != "metrics"})] for s in info.stages]
+    _print_table(
+        ["Stage", "State", "Took", "Summary"], [[*row[:3], row[3] if info.stages[i].summary else DASH] for i, row in enumerate(rows)]
+    )
+    terminal().print(render_table(report))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:POLICY; without a policy the last that was evaluated.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="RUN or RUN:POLICY.")],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Compare two policies, of one run or of two: paired differences, B minus A, on the tasks that both played."""
+    from orchestrator.config import ConfigError
+    from orchestrator.report.html import interval, p_value, percent, score, signed
+    from orchestrator.run_compare import CompareError, Selection
+    from orchestrator.run_compare import compare as compared
+
+    chosen = [Selection(_folder(runs, name), policy) for name, policy in (_split(runs, a), _split(runs, b))]
+    try:
+        result = compared(*chosen)
+    except CompareError as error:
+        raise ConfigError(str(error)) from error
+    if as_json:
+        _print_json(asdict(result))
+        return
+    typer.echo(f"A = {result.a}, B = {result.b}; differences are B minus A, paired by task, 95 % intervals")
+    rows = [
+        [
+            s.split,
+            str(s.score.n),
+            f"{score(s.score_a.mean)} {interval(s.score_a)}",
+            f"{score(s.score_b.mean)} {interval(s.score_b)}",
+            f"{signed(s.score.mean)} {interval(s.score, signed)}",
+            f"{s.score.wins}/{s.score.ties}/{s.score.losses}",
+            p_value(s.score.p),
+            f"{percent(s.success_a.mean)} / {percent(s.success_b.mean)}",
+            f"{signed(s.success.mean)} {interval(s.success, signed)}",
+        ]
+        for s in result.splits
+    ]
+    head = ["Split", "n", "Score A", "Score B", "Difference", "Win/tie/loss", "Sign test p", "Success A / B", "Difference"]
+    _print_table(head, rows)
+    for note in [*result.notes, *(f"no common task on {split}" for split in result.left_out)]:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
+def rm(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their directories.")],
+    runs: RunsDir = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove runs, checkpoints and all. Asks first; refuses a run that an `eto` works on."""
+    import sys
+
+    from orchestrator.config import ConfigError
+    from orchestrator.run_remove import remove, size_bytes
+    from orchestrator.run_store import RunStore, RunStoreError
+
+    folders = [_folder(runs, name) for name in names]
+    busy = [str(f) for f in folders if RunStore(f).busy()]
+    if busy:
+        raise RunStoreError(f"another `eto` works on {', '.join(busy)}: nothing was removed. Wait for it or stop it.")
+    sizes = {str(folder): size_bytes(folder) for folder in folders}
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(
+                f"nobody to ask whether to remove {', '.join(sizes)}: nothing was removed. Give --yes to remove without asking."
+            )
+        for path, size in sizes.items():
+            typer.echo(f"{path}: {size / 1e6:,.1f} MB", err=True)
+        if not typer.confirm(f"Remove {'it' if len(sizes) == 1 else f'these {len(sizes)} runs'} for good?", err=True):
+            typer.echo("nothing was removed", err=True)
+            raise typer.Exit(1)
+    for folder in folders:
+        remove(folder)
+        if not as_json:
+            typer.echo(f"removed {folder}")
+    if as_json:
+        _print_json([{"path": path, "bytes": size} for path, size in sizes.items()])
+
+
+def _folder(runs: Path, name: str) -> Path:
+    """The directory of a run. Raises RunStoreError with what there is."""
+    from orchestrator.run_index import find_runs, is_run
+    from orchestrator.run_store import RunStoreError
+
+    for folder in (runs / name, Path(name)):
+        if name and is_run(folder):
+            return folder
+    known = [f.name for f in find_runs(runs)]
+    raise RunStoreError(
+        f"no run {name!r} in {runs}; there {'are' if known else 'is'} {', '.join(known) or 'none'}. --runs names another folder."
+    )
+
+
+def _split(runs: Path, text: str) -> tuple[str, str | None]:
+    """RUN:POLICY in its parts; a colon may also belong to a directory's name."""
+    name, colon, policy = text.rpartition(":")
+    return (text, None) if not colon or (runs / text).is_dir() or Path(text).is_dir() else (name, policy)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.progress import terminal
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in head:
+        table.add_column(name, justify="right" if name in ("Score", "n", "Took") else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: names from files must not be read as markup
+    terminal().print(table)
