@@ -31,9 +31,19 @@ class LoraOptions(Section):
 
 
 class LossOptions(Section):
-    """Options of the loss."""
+    """Options of the dpo loss; the defaults are ETO's."""
 
-    beta: float = Field(0.1, gt=0, description="dpo: strength of the pull towards the starting policy")
+    type: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="sigmoid (DPO), hinge or ipo, as TRL names them")
+    beta: float = Field(0.1, gt=0, description="strength of the pull towards the starting policy; ipo: the tau of its paper")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs taken to be labelled the wrong way round (sigmoid only)")
+    length_normalization: bool = Field(False, description="means over a side's targets in place of sums; ipo always takes means")
+    rpo_alpha: float = Field(0.0, ge=0, description="weight of an sft term: the mean negative log-likelihood of the chosen side's targets")
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_meaning(self) -> Self:
+        if self.label_smoothing and self.type != "sigmoid":
+            raise ValueError(f"label_smoothing is defined for type sigmoid, not for {self.type}: set it to 0 or take sigmoid")
+        return self
 
 
 class InitOptions(Section):

@@ -160,7 +160,9 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         return SftTrainer(args=sft, data_collator=collate_sft, **parts)
     dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
-    return DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
+    trainer = DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
+    trainer.loss_options = job.loss
+    return trainer
 
 
 def _lora_config(job: Job) -> LoraConfig | None:
