@@ -142,14 +142,15 @@ def rollout(
 
 @app.command()
 def pairs(
-    experts: Annotated[Path, typer.Option(help="Episodes of the expert.")],
     explored: Annotated[Path, typer.Option(help="Episodes of the agent on the same tasks.")],
     out: Annotated[Path, typer.Option(help="JSON-lines file of pairs to write.")],
+    experts: Annotated[Path | None, typer.Option(help="Episodes of the expert; not needed by self-play.")] = None,
+    method: Annotated[str, typer.Option(help="eto, step (from the first diverging step on) or self-play (best against worst).")] = "eto",
 ) -> None:
     """Pair an agent's episodes with the expert's: the lower reward is rejected, ties are dropped."""
     from orchestrator import commands
 
-    typer.echo(json.dumps(commands.make_pairs(experts, explored, out)))
+    typer.echo(json.dumps(commands.make_pairs(experts, explored, out, method)))
 
 
 @app.command()
