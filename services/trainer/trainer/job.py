@@ -89,6 +89,9 @@ class Job(Section):
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     checkpoint_every_s: float = Field(600.0, ge=0, description="seconds between resumable states; 0: every step")
+    report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(
+        [], description="trackers to log to beside the progress lines; their packages are installed by hand"
+    )
     lora: LoraOptions | None = Field(None, description="null: all weights are trained")
     loss: LossOptions = Field(LossOptions(), description="options of the loss")
     init: InitOptions = Field(InitOptions(), description="size of a fresh model (method init)")

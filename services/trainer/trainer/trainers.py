@@ -70,11 +70,12 @@ class AgentTrainer(Trainer):
         if "loss" in logs:
             sums = {name: float(self.accelerator.gather(value).sum()) for name, value in self.sums.items()}
             self.sums.clear()
-            if not math.isfinite(logs["loss"]):
-                raise TrainingError(
-                    f"step {self.state.global_step}: the loss is {logs['loss']}, so no weights were saved: lower the "
-                    "learning rate or use precision fp32"
-                )
+            for name in ("loss", "grad_norm"):  # gradients go first: the weights of this step are lost, those of a state before are not
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise TrainingError(
+                        f"step {self.state.global_step}: {name} is {logs[name]}, so these weights were not saved: lower the learning "
+                        "rate or use precision fp32"
+                    )
             now = time.monotonic()
             self.last_terms = self._step_terms(sums)
             self.total_tokens += int(sums["tokens"])
@@ -91,6 +92,7 @@ class AgentTrainer(Trainer):
             }
             self.last_report = now
             self.progress.emit("step", **event)
+            logs = {**logs, **self.last_terms, "tokens_per_s": event["tokens_per_s"]}
         Trainer.log(self, logs, start_time)
 
 
