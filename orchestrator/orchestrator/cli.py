@@ -24,6 +24,8 @@ app.add_typer(cli_runs.app, name="runs")
 app.command("ui")(cli_ui.ui)
 app.command("doctor")(cli_ui.doctor)
 app.command("init")(cli_ui.init)
+data_app = typer.Typer(help="Trajectories and pairs in the formats of the field: import with replay, export, check.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
@@ -160,14 +162,15 @@ def rollout(
 
 @app.command()
 def pairs(
-    experts: Annotated[Path, typer.Option(help="Episodes of the expert.")],
     explored: Annotated[Path, typer.Option(help="Episodes of the agent on the same tasks.")],
     out: Annotated[Path, typer.Option(help="JSON-lines file of pairs to write.")],
+    experts: Annotated[Path | None, typer.Option(help="Episodes of the expert; not needed by self-play.")] = None,
+    method: Annotated[str, typer.Option(help="eto, step (from the first diverging step on) or self-play (best against worst).")] = "eto",
 ) -> None:
     """Pair an agent's episodes with the expert's: the lower reward is rejected, ties are dropped."""
     from orchestrator import commands
 
-    typer.echo(json.dumps(commands.make_pairs(experts, explored, out)))
+    typer.echo(json.dumps(commands.make_pairs(experts, explored, out, method)))
 
 
 @app.command()
@@ -179,6 +182,56 @@ def train(
     from orchestrator import commands
 
     _run(commands.train(job, accelerate))
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(help="ETO's SFT, DPO or episode JSON, AgentTraj, or TRL's messages; JSON or JSON lines.")],
+    out: Annotated[Path, typer.Option(help="JSON-lines file to write; OUT.report.json says what was dropped and why.")],
+    env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
+    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    split: Annotated[str | None, typer.Option(help="Split to note in the episodes.")] = None,
+    observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
+    keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Replay every n-th trajectory only.")] = 1,
+    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own.")] = None,
+) -> None:
+    """Verify trajectories by replay in the environment and write those that hold as episodes, thoughts kept; convert pairs."""
+    from orchestrator.config import ConfigError
+    from orchestrator.trajectories import commands, formats
+    from orchestrator.trajectories.replay import Rules
+
+    if observations not in ("words", "exact", "any"):
+        raise ConfigError(f"--observations {observations} is unknown; known: words, exact, any.")
+    if formats.holds_pairs(source):
+        commands.import_pairs(source, out)
+        return
+    _run(commands.import_trajectories(source, env, env_url, out, split, Rules(observations, keep_failures), every, prompt))
+
+
+@data_app.command("export")
+def data_export(
+    source: Annotated[Path, typer.Argument(help="Episodes or pairs of ours, JSON lines.")],
+    out: Annotated[Path, typer.Option(help="File to write; for eto-episodes a folder.")],
+    format_: Annotated[str, typer.Option("--format", help="eto-sft, agenttraj, eto-episodes, eto-dpo or trl.")] = "trl",
+) -> None:
+    """Write episodes or pairs in another format."""
+    from orchestrator.trajectories import commands
+
+    commands.export(source, format_, out)
+
+
+@data_app.command("check")
+def data_check(
+    source: Annotated[Path, typer.Argument(help="Training data: lines with messages, or pairs.")],
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub id whose tokenizer and template are used.")],
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens of an example at most.")] = 4096,
+    show: Annotated[int, typer.Option(min=0, help="How many examples are shown with their masks.")] = 1,
+) -> None:
+    """Show what training would see: token lengths, what is cut or dropped, and which tokens carry loss."""
+    from orchestrator.trajectories import commands
+
+    raise typer.Exit(commands.check(source, model, max_length, show))
 
 
 @services_app.command("up")

@@ -67,10 +67,21 @@ async def _play(env: EnvClient, player: Player, tasks: TaskSet, samples: int, ou
         )
 
 
-def make_pairs(experts_file: Path, explored_file: Path, out: Path) -> dict[str, object]:
+PAIR_RULES = {"eto": pairs.make_pair, "step": pairs.make_step_pair}
+
+
+def make_pairs(experts_file: Path | None, explored_file: Path, out: Path, method: str) -> dict[str, object]:
     """`eto pairs`; returns the counts."""
-    successful = {e.task_id: e for e in jsonl.read(experts_file, Episode) if e.success}
-    made = pairs.make_pairs(jsonl.read(explored_file, Episode), successful)
+    explored = jsonl.read(explored_file, Episode)
+    if method == "self-play":
+        made = pairs.make_self_play_pairs(explored)
+    elif method not in PAIR_RULES:
+        raise ConfigError(f"--method {method} makes no pairs; known: {', '.join([*PAIR_RULES, 'self-play'])}.")
+    elif experts_file is None:
+        raise ConfigError(f"--method {method} pairs with experts: give --experts, or --method self-play to do without.")
+    else:
+        successful = {e.task_id: e for e in jsonl.read(experts_file, Episode) if e.success}
+        made = pairs.make_pairs(explored, successful, PAIR_RULES[method])
     out.parent.mkdir(parents=True, exist_ok=True)
     jsonl.write_all(out, made.pairs)
     return made.summary()

@@ -131,6 +131,10 @@ class TrainSection(_Section):
     gradient_checkpointing: bool | None = None
     lora: LoraSection | None = Field(None, description="adapters, merged into the weights at the end; null: all weights are trained")
     beta: float | None = Field(None, gt=0, description="DPO's beta; ETO: 0.1 in iteration 1, 0.5 later")
+    loss_type: Literal["sigmoid", "hinge", "ipo"] | None = Field(None, description="DPO's loss, as TRL names it; ETO: sigmoid")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs taken to be labelled wrongly; ETO: 0")
+    length_normalization: bool | None = Field(None, description="DPO on means over a side's tokens; ETO: on sums")
+    rpo_alpha: float | None = Field(None, ge=0, description="weight of an SFT term on the chosen side; ETO: 0")
 
 
 class TrainerSection(_Section):
@@ -147,6 +151,11 @@ class RunConfig(_Section):
     model: Model = DEFAULT_MODEL
     env: EnvSection = EnvSection()
     policy: PolicySection = PolicySection()
+    method: Literal["eto", "step", "self-play", "rft"] = Field(
+        "eto",
+        description="eto: DPO on the agent against the expert; step: the same from the first diverging step on; self-play: DPO on the "
+        "agent's best against its worst samples, without experts; rft: SFT on the experts and the agent's own successes",
+    )
     train_tasks: TaskSet
     evaluate: list[TaskSet] = Field(min_length=1)
     rollout: RolloutSection = RolloutSection()
@@ -171,6 +180,14 @@ class RunConfig(_Section):
                     f"{name}.max_length is {section.max_length} but policy.max_model_len is {self.policy.max_model_len}: "
                     "the server could never be asked what was trained"
                 )
+        if self.method == "self-play":
+            if self.explore.samples < 2 or self.explore.temperature == 0:
+                raise ValueError(
+                    f"method self-play compares samples of a task, but explore has samples {self.explore.samples} and temperature "
+                    f"{self.explore.temperature:g}: set at least 2 samples and a temperature above 0"
+                )
+            if not isinstance(self.model, str):
+                raise ValueError("method self-play starts without experts, so a fresh model could not do anything: name a model")
         splits = [t.split for t in self.evaluate]
         if len(set(splits)) != len(splits):
             raise ValueError("evaluate: each split may stand there once")

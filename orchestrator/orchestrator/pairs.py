@@ -1,7 +1,8 @@
-"""Which pairs are made: the agent's trajectory against the expert's of the same task (paper section 3.3; eto-semantics.md)."""
+"""Which pairs are made: the agent's trajectory against the expert's of the same task (arXiv 2403.02502, section 3.3), whole or from the
+step on where they part; or, without experts, the best of several samples against the worst. Pure functions."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.records import Episode, Message, Pair
@@ -68,7 +69,40 @@ def make_pair(agent: Episode, expert: Episode) -> Pair | str | None:
     )
 
 
-def make_pairs(explored: Iterable[Episode], experts: Mapping[str, Episode]) -> PairSet:
+def first_difference(one: Episode, other: Episode) -> int | None:
+    """The first turn at which two episodes of a task act differently; None if one is the beginning of the other.
+
+    Thoughts may differ: what counts is what the environment saw. A turn without an action differs from every other.
+    """
+    for turn, (a, b) in enumerate(zip(one.steps, other.steps, strict=False)):
+        if a.action is None or a.action != b.action:
+            return turn
+    return None
+
+
+def make_step_pair(agent: Episode, expert: Episode) -> Pair | str | None:
+    """As make_pair, but from the first diverging step on: the shared way, as the chosen side told it, belongs to the prompt.
+
+    Continuation stands against continuation, so what both did alike is neither rewarded nor punished.
+    """
+    whole = make_pair(agent, expert)
+    if not isinstance(whole, Pair):
+        return whole
+    turn = first_difference(agent, expert)
+    if turn is None:
+        return "no diverging step"
+    shared = 2 * turn  # messages: an answer and its observation a turn
+    chosen, rejected = whole.chosen[:shared], whole.rejected[:shared]
+    if len(whole.rejected) <= shared or len(whole.chosen) <= shared:
+        return "cut before the diverging step"
+    if [m for m in chosen if m.role == "user"] != [m for m in rejected if m.role == "user"]:
+        return "observations differ after the same actions"
+    return whole.model_copy(update={"prompt": whole.prompt + chosen, "chosen": whole.chosen[shared:], "rejected": whole.rejected[shared:]})
+
+
+def make_pairs(
+    explored: Iterable[Episode], experts: Mapping[str, Episode], rule: Callable[[Episode, Episode], Pair | str | None] = make_pair
+) -> PairSet:
     """Pair every explored episode with the expert of its task. `experts` is keyed by task id."""
     result = PairSet()
     for agent in explored:
@@ -76,15 +110,39 @@ def make_pairs(explored: Iterable[Episode], experts: Mapping[str, Episode]) -> P
         if expert is None:
             result.dropped["no expert"] += 1
             continue
-        pair = make_pair(agent, expert)
-        if agent.reward > expert.reward:
-            result.win += 1
-        elif agent.reward < expert.reward:
-            result.lose += 1
-        else:
-            result.tie += 1
-        if isinstance(pair, Pair):
-            result.pairs.append(pair)
-        elif pair is not None:
-            result.dropped[pair] += 1
+        _count(result, agent, expert, rule(agent, expert))
     return result
+
+
+def make_self_play_pairs(explored: Iterable[Episode]) -> PairSet:
+    """Pair each task's best sample with its worst (arXiv 2403.02502, section 4.4: without experts); the earliest of equals.
+
+    A task with one sample has nothing to compare and is dropped; one whose samples all have the same reward is a tie.
+    """
+    by_task: dict[str, list[Episode]] = defaultdict(list)
+    for episode in explored:
+        by_task[episode.task_id].append(episode)
+    result = PairSet()
+    for samples in by_task.values():
+        samples.sort(key=lambda e: e.sample)
+        if len(samples) == 1:
+            result.dropped["one sample only"] += 1
+            continue
+        best, worst = max(samples, key=lambda e: e.reward), min(samples, key=lambda e: e.reward)
+        # the worst stands as the agent that loses: it is the side that is cut
+        pair = make_pair(worst, best)
+        _count(result, best, worst, pair.model_copy(update={"outcome": "win"}) if isinstance(pair, Pair) else pair)
+    return result
+
+
+def _count(result: PairSet, agent: Episode, other: Episode, pair: Pair | str | None) -> None:
+    if agent.reward > other.reward:
+        result.win += 1
+    elif agent.reward < other.reward:
+        result.lose += 1
+    else:
+        result.tie += 1
+    if isinstance(pair, Pair):
+        result.pairs.append(pair)
+    elif pair is not None:
+        result.dropped[pair] += 1

@@ -31,25 +31,43 @@ def plan(config: RunConfig) -> list[Stage]:
     scratch = isinstance(config.model, ScratchModel)
     base = "init" if scratch else "base"
     base_needs = ("init",) if scratch else ()
-    steps = [Stage("experts", "experts", (), stages.experts)]
+    cloned = config.method != "self-play"  # self-play has no experts to clone: it starts from the model as it is
+    steps = [Stage("experts", "experts", (), stages.experts)] if cloned else []
     if scratch:
         steps.append(Stage("init", "init", ("experts",), stages.init_model))
-    steps += [
-        Stage("evaluate-base", "evaluate", base_needs, partial(stages.evaluate, policy="base", model_stage=base)),
-        Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, model_stage=base)),
-        Stage("evaluate-sft", "evaluate", ("sft",), partial(stages.evaluate, policy="sft", model_stage="sft")),
-    ]
-    current, name = "sft", "sft"
-    for i in range(1, config.iterations + 1):
-        explore, pair, dpo, better = f"explore-{i}", f"pairs-{i}", f"dpo-{i}", f"eto-{i}"
+    steps.append(Stage("evaluate-base", "evaluate", base_needs, partial(stages.evaluate, policy="base", model_stage=base)))
+    if cloned:
         steps += [
-            Stage(explore, "explore", ("experts", current), partial(stages.explore, stage=explore, policy=name, model_stage=current)),
-            Stage(pair, "pairs", ("experts", explore), partial(stages.make_pairs, stage=pair, explore_stage=explore)),
-            Stage(dpo, "dpo", (pair, current), partial(stages.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
-            Stage(f"evaluate-{better}", "evaluate", (dpo,), partial(stages.evaluate, policy=better, model_stage=dpo)),
+            Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, model_stage=base)),
+            Stage("evaluate-sft", "evaluate", ("sft",), partial(stages.evaluate, policy="sft", model_stage="sft")),
         ]
-        current, name = dpo, better
+    experts = ("experts",) if cloned else ()
+    current = name = "sft" if cloned else "base"
+    explored: tuple[str, ...] = ()
+    for i in range(1, config.iterations + 1):
+        explore, better = f"explore-{i}", f"{config.method}-{i}"
+        explored += (explore,)
+        needs = (*experts, *([current] if current != "base" else []))
+        steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))
+        if config.method == "rft":
+            work = partial(stages.rft, stage=better, explore_stages=explored, model_stage=base)
+            steps.append(Stage(better, "rft", ("experts", *explored, *base_needs), work))
+            current = better
+        else:
+            steps += _contrast(i, (*experts, explore), current)
+            current = f"dpo-{i}"
+        steps.append(Stage(f"evaluate-{better}", "evaluate", (current,), partial(stages.evaluate, policy=better, model_stage=current)))
+        name = better
     return steps
+
+
+def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
+    pair, dpo = f"pairs-{i}", f"dpo-{i}"
+    learnt = (current,) if current != "base" else ()
+    return [
+        Stage(pair, "pairs", needs, partial(stages.make_pairs, stage=pair, explore_stage=f"explore-{i}")),
+        Stage(dpo, "dpo", (pair, *learnt), partial(stages.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
+    ]
 
 
 async def run(config: RunConfig, store: RunStore, display: Display, keep_services: bool = False) -> bool:
@@ -71,7 +89,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
                 if record is not None:
                     display.note(f"{stage.name}: its inputs have changed; the old folder is now {store.set_aside(stage.name).name}")
                 if _nothing_to_learn(store, stage):
-                    display.note(f"{stage.needs[0]} made no pairs (every episode tied with its expert): the run ends here.")
+                    display.note(f"{stage.needs[0]} made no pairs (nothing to contrast, such as ties only): the run ends here.")
                     break
                 await env.start()
                 with display.stage(stage.name, stage.kind) as progress:

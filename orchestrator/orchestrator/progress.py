@@ -50,6 +50,11 @@ class StageProgress:
         detail = f"score {self._scores / self._done:.3f} | {speed * 60:.0f} episodes/min | {self._tokens / elapsed:.0f} tokens/s"
         self._show(self._done, detail)
 
+    def advance(self) -> None:
+        """One more of what the stage counts."""
+        self._done += 1
+        self._show(self._done, "")
+
     def job(self, event: dict[str, Any]) -> None:
         """A training job's progress line."""
         if event.get("event") == "start":

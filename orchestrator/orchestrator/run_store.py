@@ -129,7 +129,7 @@ def open_run(runs: Path, config: RunConfig) -> RunStore:
     resolved = config.model_dump(mode="json")
     file = store.path / "config.yaml"
     if file.exists():
-        changed = [k for k in _differences(_read_yaml(file), resolved) if k not in OPERATIONAL]
+        changed = [k for k in _differences(_with_defaults(_read_yaml(file)), resolved) if k not in OPERATIONAL]
         if changed:
             raise RunStoreError(
                 f"{store.path} was begun with another configuration; different: {', '.join(changed)}. "
@@ -168,6 +168,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RunStoreError(f"{file} is damaged. Remove it: the configuration given now takes its place.")
     return data
+
+
+def _with_defaults(old: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run that an older release began: settings that it did not know have their defaults."""
+    try:
+        return RunConfig.model_validate(old).model_dump(mode="json")
+    except ValidationError:
+        return old
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

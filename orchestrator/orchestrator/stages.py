@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import jsonl, pairs, rollout, versions
+from orchestrator import jsonl, pairs, rollout, selection, versions
 from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
@@ -102,15 +102,13 @@ async def evaluate(ctx: Context, policy: str, model_stage: str) -> dict[str, Any
 
 
 async def explore(ctx: Context, stage: str, policy: str, model_stage: str) -> dict[str, Any]:
-    """Play the training tasks that have a successful expert."""
-    explore = ctx.config.explore
-    tasks = {t.task_id: t for t in await choose_tasks(ctx.env.client, ctx.config.train_tasks)}
-    todo = [
-        Assignment(tasks[e.task_id], e.split, sample, ctx.config.seed)
-        for e in ctx.episodes("experts")
-        if e.success
-        for sample in range(explore.samples)
-    ]
+    """Play the training tasks that have a successful expert; without experts (self-play), all of them."""
+    explore, chosen = ctx.config.explore, ctx.config.train_tasks
+    tasks = await choose_tasks(ctx.env.client, chosen)
+    if ctx.config.method != "self-play":
+        by_id = {t.task_id: t for t in tasks}
+        tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
+    todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(explore.samples)]
     return await _rollout(ctx, stage, policy, model_stage, todo, explore.temperature)
 
 
@@ -151,11 +149,19 @@ def _prompt(ctx: Context) -> Prompt:
 
 
 async def make_pairs(ctx: Context, stage: str, explore_stage: str) -> dict[str, Any]:
-    """Pair the explored episodes with the experts'."""
-    successful = {e.task_id: e for e in ctx.episodes("experts") if e.success}
-    made = pairs.make_pairs(sorted(ctx.episodes(explore_stage), key=lambda e: e.key), successful)
+    """Pair the explored episodes, by the method's rule."""
+    explored = sorted(ctx.episodes(explore_stage), key=lambda e: e.key)
+    if ctx.config.method == "self-play":
+        made = pairs.make_self_play_pairs(explored)
+    else:
+        rule = pairs.make_step_pair if ctx.config.method == "step" else pairs.make_pair
+        made = pairs.make_pairs(explored, _successful_experts(ctx), rule)
     jsonl.write_all(ctx.store.stage_dir(stage) / PAIRS, made.pairs)
     return made.summary()
+
+
+def _successful_experts(ctx: Context) -> dict[str, Episode]:
+    return {e.task_id: e for e in ctx.episodes("experts") if e.success}
 
 
 async def init_model(ctx: Context) -> dict[str, Any]:
@@ -173,6 +179,15 @@ async def sft(ctx: Context, model_stage: str) -> dict[str, Any]:
     return await _train(ctx, "sft", job)
 
 
+async def rft(ctx: Context, stage: str, explore_stages: Sequence[str], model_stage: str) -> dict[str, Any]:
+    """Behavioural cloning of the experts and of the agent's own successes so far, anew from the model before SFT."""
+    explored = [e for name in explore_stages for e in sorted(ctx.episodes(name), key=lambda e: e.key)]
+    chosen = selection.select_successes(explored, _successful_experts(ctx))
+    data = _training_data(ctx, stage, chosen.kept)
+    job = {"method": "sft", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.sft)}
+    return {**await _train(ctx, stage, job), **chosen.summary()}
+
+
 async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_stage: str) -> dict[str, Any]:
     """Learn from the pairs; the reference is the policy that explored."""
     section = ctx.config.dpo[min(iteration, len(ctx.config.dpo)) - 1]
@@ -181,18 +196,28 @@ async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_
     return await _train(ctx, stage, job)
 
 
+#: Settings of a section that stand in the job's `loss`, and their names there.
+LOSS_OPTIONS = {
+    "beta": "beta",
+    "loss_type": "type",
+    "label_smoothing": "label_smoothing",
+    "length_normalization": "length_normalization",
+    "rpo_alpha": "rpo_alpha",
+}
+
+
 def train_settings(section: TrainSection) -> dict[str, Any]:
     """The job's settings; those that are null are left to the trainer's defaults, ETO's."""
     settings = section.model_dump(exclude_none=True)
-    beta = settings.pop("beta", None)
-    return {**settings, **({"loss": {"beta": beta}} if beta is not None else {})}
+    loss = {LOSS_OPTIONS[name]: settings.pop(name) for name in list(settings) if name in LOSS_OPTIONS}
+    return {**settings, **({"loss": loss} if loss else {})}
 
 
-def _training_data(ctx: Context, stage: str) -> Path:
-    """The successful experts' conversations, without trailing observations."""
+def _training_data(ctx: Context, stage: str, own: Sequence[Episode] = ()) -> Path:
+    """The conversations of successful experts and of chosen episodes of the agent, without trailing observations."""
     file = ctx.store.stage_dir(stage) / "data.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = sorted((e for e in ctx.episodes("experts") if e.success), key=lambda e: e.key)
+    lines = [*sorted(_successful_experts(ctx).values(), key=lambda e: e.key), *own]
     jsonl.write_all(file, (TrainingLine(task_id=e.task_id, messages=pairs.end_on_assistant(e.messages)) for e in lines))
     return file.resolve()
 

@@ -9,6 +9,19 @@ PROMPT = [
 ]
 
 
+def played(
+    actions: list[str | None], reward: float, policy: str = "agent", task_id: str = "t:0", env: str = "sciworld", sample: int = 0
+) -> Episode:
+    """An episode of these actions in a world that is a function of them: the same actions, the same observations."""
+    base = episode(len(actions), reward, policy, task_id, env, sample)
+    messages = list(PROMPT)
+    for turn, action in enumerate(actions):
+        said = f"Thought: {policy} thinks\nAction: {action}" if action is not None else f"{policy} says nothing"
+        messages += [Message(role="assistant", content=said), Message(role="user", content=f"Observation: {actions[: turn + 1]}")]
+    steps = [s.model_copy(update={"action": a}) for s, a in zip(base.steps, actions, strict=True)]
+    return base.model_copy(update={"messages": messages, "steps": steps})
+
+
 def episode(turns: int, reward: float, policy: str = "agent", task_id: str = "t:0", env: str = "sciworld", sample: int = 0) -> Episode:
     """An episode of so many turns; each ends with an observation, as recorded ones do."""
     messages = list(PROMPT)

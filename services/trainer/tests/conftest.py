@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from templates import FAMILIES
 from trainer.progress import Progress
 from trainer.run import run_job_file
 
@@ -86,3 +87,33 @@ def model(world):
 @pytest.fixture
 def silent():
     return Progress(None)
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request):
+    """A tokenizer of each template family, trained on the toy data; what the server's tokens are called is the family's own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    template, special, bos, eos, _, _ = FAMILIES[request.param]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words = trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>"], initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator((m["content"] for record in sft_records() for m in record["messages"]), words)
+    extra = [token for token in special if token != bos]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=eos, additional_special_tokens=extra, chat_template=template
+    )
+    tokenizer.family = request.param
+    return tokenizer
+
+
+@pytest.fixture
+def family_model(family):
+    """A small model with random weights for the family's tokenizer."""
+    from trainer.fresh import fresh_model
+    from trainer.job import InitOptions
+
+    return fresh_model(InitOptions(vocab_size=400, hidden_size=64, layers=2, heads=2), family, seed=1).float().eval()

@@ -98,6 +98,42 @@ def test_dpo_starts_at_log_two_and_widens_the_margin(world, trained):
     assert {"reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected"} <= steps[0].keys()
 
 
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [
+        ({"type": "hinge"}, 1.0),
+        ({"type": "ipo", "beta": 0.5}, 1.0),
+        ({"label_smoothing": 0.2}, 0.6931),
+        ({"length_normalization": True}, 0.6931),
+        ({"rpo_alpha": 1.0}, None),
+    ],
+)
+def test_every_loss_starts_where_its_formula_says_and_trains(world, trained, tmp_path, loss, first):
+    job = DPO | {"model": str(world / "sft"), "data": str(world / "dpo.jsonl"), "output": str(tmp_path / "out"), "loss": loss}
+    code, events = run(tmp_path, job | {"epochs": 3})
+    assert code == 0, events
+    steps = [event for event in events if event["event"] == "step"]
+    if first is None:  # log 2 and a small likelihood term: the model knows the chosen side by heart
+        assert 0.6931 < steps[0]["loss"] < 1
+    else:
+        assert steps[0]["loss"] == pytest.approx(first, abs=1e-3)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[-1]["margin"] > 0
+
+
+def test_a_checkpoint_of_an_older_release_whose_job_lacks_new_options_is_still_this_jobs(world, trained):
+    manifest = world / "sft" / "manifest.json"
+    text = manifest.read_text()
+    old = json.loads(text)
+    old["job"]["loss"] = {"beta": 0.1}
+    manifest.write_text(json.dumps(old))
+    try:
+        code, events = run(world, json.loads((world / "sft.json").read_text()), "older")
+    finally:
+        manifest.write_text(text)
+    assert (code, [event["event"] for event in events]) == (0, ["end"])
+
+
 def test_micro_batches_do_not_change_the_step(world, tmp_path):
     """Uneven passes: 8 conversations of unlike length in passes of 8, 2 and 1."""
     records = [{"messages": r["messages"][: 2 + 2 * (i % 3)]} for i, r in enumerate(sft_records())]

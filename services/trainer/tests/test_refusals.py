@@ -84,7 +84,17 @@ def test_an_output_that_is_something_else_is_not_touched(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"epoch": 3}, {"method": "ppo"}, {"batch_size": 0}, {"lora": {"rank": 3}}, {"model": None}, {"init": {"heads": 7}}]
+    "change",
+    [
+        {"epoch": 3},
+        {"method": "ppo"},
+        {"batch_size": 0},
+        {"lora": {"rank": 3}},
+        {"model": None},
+        {"init": {"heads": 7}},
+        {"loss": {"type": "ppo"}},
+        {"loss": {"type": "ipo", "label_smoothing": 0.1}},
+    ],
 )
 def test_a_wrong_option_is_refused(tmp_path, change):
     job = {"method": "sft", "model": "m", "data": "d", "output": str(tmp_path / "out")} | change
@@ -98,6 +108,8 @@ def test_defaults_are_etos_for_the_method():
     dpo = Job(method="dpo", model="m", data="d", output="o")
     assert (sft.learning_rate, sft.batch_size, sft.warmup_ratio, sft.scheduler) == (2e-5, 64, 0.03, "cosine")
     assert (dpo.learning_rate, dpo.batch_size, dpo.warmup_ratio, dpo.scheduler) == (1e-6, 32, 0.1, "constant")
+    loss = {"type": "sigmoid", "beta": 0.1, "label_smoothing": 0, "length_normalization": False, "rpo_alpha": 0}
+    assert dpo.loss.model_dump() == loss
     assert (sft.epochs, dpo.epochs, dpo.loss.beta, sft.max_length) == (3, 3, 0.1, 4096)
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import conversation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from templates import MARKED
 from trainer.data import Pair
 from trainer.errors import JobError
 from trainer.examples import FIRST_TURN_CUT, PROMPT_TOO_LONG, cut, dpo_examples
@@ -88,6 +89,31 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages|length }}" + template
     try:
         with pytest.raises(JobError, match="only appends"):
+            tokenize_conversation(tokenizer, conversation(1, "mug"), "file:3")
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_generation_markers_are_followed_where_the_template_has_them(tokenizer):
+    """This template does not only append: the markers alone tell what an answer is."""
+    template = tokenizer.chat_template
+    tokenizer.chat_template = MARKED
+    try:
+        messages = conversation(1, "mug")
+        tokens = tokenize_conversation(tokenizer, messages, "here", prompt_messages=2)
+        assert targets(tokenizer, tokens) == [messages[i]["content"] + "<|im_end|>" for i in (3, 5)]
+        tokenizer.chat_template = MARKED.replace("m.role == 'assistant'", "m.role == 'assistant' and loop.last")
+        with pytest.raises(JobError, match="marks 1 answers where the conversation has 3"):
+            tokenize_conversation(tokenizer, messages, "here")
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_template_that_changes_what_the_agent_said_is_refused(tokenizer):
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace("message['content']", "message['content'].split('\n')[-1]")
+    try:
+        with pytest.raises(JobError, match="as it is"):
             tokenize_conversation(tokenizer, conversation(1, "mug"), "file:3")
     finally:
         tokenizer.chat_template = template

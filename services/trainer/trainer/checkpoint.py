@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from trainer.errors import JobError
@@ -60,10 +61,18 @@ def finished_manifest(job: Job, data_sha256: str) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise JobError(f"output {output} exists and is no finished checkpoint: choose another output or remove it") from error
-    same = (job.model_dump(mode="json"), data_sha256, base_version(job.model))
-    if (manifest.get("job"), manifest.get("data_sha256"), manifest.get("base_version")) != same:
+    same = (job, data_sha256, base_version(job.model))
+    if (_job_of(manifest), manifest.get("data_sha256"), manifest.get("base_version")) != same:
         raise JobError(f"output {output} holds the result of another job, data or base model: choose another output or remove it")
     return manifest
+
+
+def _job_of(manifest: dict[str, Any]) -> Job | None:
+    """Return the job that made a checkpoint; options that were not known then have their defaults."""
+    try:
+        return Job.model_validate(manifest.get("job"))
+    except ValidationError:
+        return None
 
 
 def probe_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

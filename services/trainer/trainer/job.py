@@ -31,9 +31,19 @@ class LoraOptions(Section):
 
 
 class LossOptions(Section):
-    """Options of the loss."""
+    """Options of the dpo loss; the defaults are ETO's."""
 
-    beta: float = Field(0.1, gt=0, description="dpo: strength of the pull towards the starting policy")
+    type: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="sigmoid (DPO), hinge or ipo, as TRL names them")
+    beta: float = Field(0.1, gt=0, description="strength of the pull towards the starting policy; ipo: the tau of its paper")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs taken to be labelled the wrong way round (sigmoid only)")
+    length_normalization: bool = Field(False, description="means over a side's targets in place of sums; ipo always takes means")
+    rpo_alpha: float = Field(0.0, ge=0, description="weight of an sft term: the mean negative log-likelihood of the chosen side's targets")
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_meaning(self) -> Self:
+        if self.label_smoothing and self.type != "sigmoid":
+            raise ValueError(f"label_smoothing is defined for type sigmoid, not for {self.type}: set it to 0 or take sigmoid")
+        return self
 
 
 class InitOptions(Section):
@@ -79,6 +89,9 @@ class Job(Section):
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     checkpoint_every_s: float = Field(600.0, ge=0, description="seconds between resumable states; 0: every step")
+    report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(
+        [], description="trackers to log to beside the progress lines; their packages are installed by hand"
+    )
     lora: LoraOptions | None = Field(None, description="null: all weights are trained")
     loss: LossOptions = Field(LossOptions(), description="options of the loss")
     init: InitOptions = Field(InitOptions(), description="size of a fresh model (method init)")

@@ -6,6 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.job import LossOptions
+
+
+class Sides(NamedTuple):
+    """What pairs are judged by: summed log-probabilities of the chosen and the rejected side, one entry a pair."""
+
+    chosen: Tensor
+    rejected: Tensor
+
 
 class PreferenceLoss(NamedTuple):
     """Terms of the dpo loss, one entry a pair."""
@@ -30,8 +39,24 @@ def sft_loss(logps: Tensor, total: Tensor | int) -> Tensor:
     return -logps.sum() / total
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> PreferenceLoss:
-    """Return Rafailov et al. (2023), equation 7, for each pair; arguments are summed log-probabilities of sides."""
-    reward_chosen = beta * (chosen - reference_chosen)
-    reward_rejected = beta * (rejected - reference_rejected)
-    return PreferenceLoss(-F.logsigmoid(reward_chosen - reward_rejected), reward_chosen, reward_rejected)
+def dpo_loss(policy: Sides, reference: Sides, targets: Sides, options: LossOptions) -> PreferenceLoss:
+    """Return the loss of each pair; targets counts the tokens that each side's sum goes over.
+
+    sigmoid: Rafailov et al. 2023 (arXiv 2305.18290), equation 7, smoothed as in Mitchell 2023, "A note on DPO with noisy preferences",
+    equation 3; hinge: Liu et al. 2024 (arXiv 2309.06657), table 1; ipo: Azar et al. 2023 (arXiv 2310.12036), equation 17, on means
+    over tokens, as its authors ran it. The sft term is that of Pang et al. 2024 (arXiv 2404.19733), equation 1.
+    """
+    chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
+    if options.length_normalization or options.type == "ipo":
+        chosen, rejected = chosen / targets.chosen, rejected / targets.rejected
+    reward_chosen, reward_rejected = options.beta * chosen, options.beta * rejected
+    margin = reward_chosen - reward_rejected
+    if options.type == "ipo":
+        loss = (chosen - rejected - 1 / (2 * options.beta)) ** 2
+    elif options.type == "hinge":
+        loss = torch.relu(1 - margin)
+    else:
+        loss = -(1 - options.label_smoothing) * F.logsigmoid(margin) - options.label_smoothing * F.logsigmoid(-margin)
+    if options.rpo_alpha:
+        loss = loss - options.rpo_alpha * policy.chosen / targets.chosen
+    return PreferenceLoss(loss, reward_chosen, reward_rejected)

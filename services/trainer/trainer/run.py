@@ -25,7 +25,9 @@ def run_job_file(path: str, stream: TextIO) -> int:
         return 2
     except Exception as error:
         traceback.print_exc()
-        progress.emit("error", message=f"{type(error).__name__}: {error}")
+        from trainer.failures import failure_sentence
+
+        progress.emit("error", message=failure_sentence(error, job) or f"{type(error).__name__}: {error}")
         return 1
     return 0
 

@@ -1,12 +1,16 @@
 """From a conversation to token ids and a mask of the tokens that carry loss.
 
-What an assistant message adds to the prompt is found by rendering prefixes of the conversation with the chat template,
-so any template works, with or without generation markers. The span starts after the header that asks for an answer and
-ends with the token that closes the turn, found by position: a pad token of the same value is never confused with it.
+What an assistant message adds to the prompt is told by the chat template's generation markers, if it has any, else found by
+rendering prefixes of the conversation: the span starts after the header that asks for an answer. It ends with the token that
+closes the turn, found by position: a pad token of the same value is never confused with it. Words that the template puts before
+an answer of its own accord (an empty <think> block before the last answer, as Qwen3 does) are not the agent's and carry no loss.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from trainer.data import Message, is_trained
 from trainer.errors import JobError
@@ -38,19 +42,40 @@ def trained_spans(tokenizer: Any, messages: list[Message], where: str, prompt_me
     """Return the rendered conversation and the character ranges of the trained assistant messages."""
     plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     full = _render(tokenizer, plain, False, where)
-    spans = []
-    for index, message in enumerate(messages):
-        if index < prompt_messages or not is_trained(message):
-            continue
-        before = _render(tokenizer, plain[:index], True, where)
-        after = _render(tokenizer, plain[: index + 1], False, where)
-        if not after.startswith(before) or not full.startswith(after):
-            raise JobError(
-                f"{where}: message {index} is rendered in another way when the conversation goes on, so the template "
-                "of this model cannot be trained turn by turn: use a chat template that only appends"
-            )
-        spans.append((len(before), _end_of_turn(tokenizer, full, len(before), len(after), message, where)))
-    return full, spans
+    trained = [index for index, message in enumerate(messages) if index >= prompt_messages and is_trained(message)]
+    if re.search(r"{%-?\s*generation\s*-?%}", tokenizer.chat_template):
+        starts = _marked_starts(tokenizer, plain, full, where)
+    else:
+        starts = {index: _start_after_header(tokenizer, plain, full, index, where) for index in trained}
+    return full, [_span(tokenizer, full, starts[index], messages[index], where) for index in trained]
+
+
+def _start_after_header(tokenizer: Any, messages: list[Message], full: str, index: int, where: str) -> int:
+    before = _render(tokenizer, messages[:index], True, where)
+    if not full.startswith(before):
+        raise JobError(
+            f"{where}: what stands before message {index} is rendered in another way when the conversation goes on, so the template "
+            "of this model cannot be trained turn by turn: use a chat template that only appends, or one with generation markers"
+        )
+    return len(before)
+
+
+def _marked_starts(tokenizer: Any, messages: list[Message], full: str, where: str) -> dict[int, int]:
+    """Return where the template's generation markers let each assistant message begin."""
+    both: Any = render_jinja_template(  # the library's annotation leaves the second part out
+        conversations=[messages],
+        chat_template=tokenizer.chat_template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    rendered, marked = both
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if rendered[0] != full or len(marked[0]) != len(answers):
+        raise JobError(
+            f"{where}: the chat template marks {len(marked[0])} answers where the conversation has {len(answers)}: "
+            "correct the template's generation markers or take them out"
+        )
+    return {index: start for index, (start, _) in zip(answers, marked[0], strict=True)}
 
 
 def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool, where: str) -> str:
@@ -61,19 +86,19 @@ def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool
     return str(text)
 
 
-def _end_of_turn(tokenizer: Any, text: str, start: int, end: int, message: Message, where: str) -> int:
-    """Return where the turn's closing special token ends; what the template puts after it is never generated."""
-    content_end = start
-    at = text.find(message["content"].strip(), start, end)
-    if at >= 0:
-        content_end = at + len(message["content"].strip())
-    closing = [(found, found + len(token)) for token in _special_tokens(tokenizer) if (found := text.find(token, content_end, end)) >= 0]
-    if at < 0 or not closing:
+def _span(tokenizer: Any, text: str, start: int, message: Message, where: str) -> tuple[int, int]:
+    """Return the range of an answer and its closing special token; what the template puts after it is never generated."""
+    content = message["content"].strip()
+    at = text.find(content, start)
+    tokens = _special_tokens(tokenizer)
+    header = text[start : max(at, start)]
+    closing = [(found, found + len(token)) for token in tokens if (found := text.find(token, at + len(content))) >= 0]
+    if at < 0 or not closing or any(token in header for token in tokens):
         raise JobError(
-            f"{where}: the chat template does not render the assistant message followed by a special token that ends "
+            f"{where}: the chat template does not render the assistant message as it is, followed by a special token that ends "
             "the turn, so the model could not learn to stop: use a template that closes turns with one"
         )
-    return min(closing)[1]
+    return (at if header.strip() else start), min(closing)[1]
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

@@ -17,7 +17,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trainer.batches import BatchOrder
 from trainer.errors import TrainingError
 from trainer.head import logps_at_targets
-from trainer.losses import dpo_loss, sft_loss, sums_by_row
+from trainer.job import LossOptions
+from trainer.losses import Sides, dpo_loss, sft_loss, sums_by_row
 from trainer.progress import Progress
 
 
@@ -69,11 +70,12 @@ class AgentTrainer(Trainer):
         if "loss" in logs:
             sums = {name: float(self.accelerator.gather(value).sum()) for name, value in self.sums.items()}
             self.sums.clear()
-            if not math.isfinite(logs["loss"]):
-                raise TrainingError(
-                    f"step {self.state.global_step}: the loss is {logs['loss']}, so no weights were saved: lower the "
-                    "learning rate or use precision fp32"
-                )
+            for name in ("loss", "grad_norm"):  # gradients go first: the weights of this step are lost, those of a state before are not
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise TrainingError(
+                        f"step {self.state.global_step}: {name} is {logs[name]}, so these weights were not saved: lower the learning "
+                        "rate or use precision fp32"
+                    )
             now = time.monotonic()
             self.last_terms = self._step_terms(sums)
             self.total_tokens += int(sums["tokens"])
@@ -90,6 +92,7 @@ class AgentTrainer(Trainer):
             }
             self.last_report = now
             self.progress.emit("step", **event)
+            logs = {**logs, **self.last_terms, "tokens_per_s": event["tokens_per_s"]}
         Trainer.log(self, logs, start_time)
 
 
@@ -114,6 +117,8 @@ class SftTrainer(AgentTrainer, SFTTrainer):  # type: ignore[misc]
 class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
     """Preference optimisation over the assistant tokens of completions, in policy and reference alike."""
 
+    loss_options: LossOptions
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -122,8 +127,10 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Return the loss of one pass, a mean over the pairs of the optimiser step."""
-        chosen, rejected = self._sides(model, inputs)
-        terms = dpo_loss(chosen, rejected, inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], self.beta)
+        policy = self._sides(model, inputs)
+        reference = Sides(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+        targets = Sides(*inputs["loss_mask"][:, 1:].sum(1).chunk(2))
+        terms = dpo_loss(policy, reference, targets, self.loss_options)
         margins = terms.reward_chosen - terms.reward_rejected
         self.count(
             tokens=inputs["tokens"],
@@ -131,8 +138,8 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
             reward_chosen=terms.reward_chosen.sum(),
             reward_rejected=terms.reward_rejected.sum(),
             accuracy=(margins > 0).sum(),
-            logp_chosen=chosen.sum(),
-            logp_rejected=rejected.sum(),
+            logp_chosen=policy.chosen.sum(),
+            logp_rejected=policy.rejected.sum(),
         )
         total = inputs["items"] if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = terms.loss.sum() / total * self.accelerator.num_processes
@@ -141,13 +148,12 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the reference's sums, once, before training; TRL calls this for every batch of the data."""
         with torch.no_grad(), self._without_adapters(), self.accelerator.autocast():
-            chosen, rejected = self._sides(model, inputs)
-        return chosen.float(), rejected.float()
+            sides = self._sides(model, inputs)
+        return sides.chosen.float(), sides.rejected.float()
 
-    def _sides(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _sides(self, model: nn.Module, inputs: dict[str, Tensor]) -> Sides:
         logps, rows = self._logps(model, inputs)
-        chosen, rejected = sums_by_row(logps, rows, inputs["input_ids"].shape[0]).chunk(2)
-        return chosen, rejected
+        return Sides(*sums_by_row(logps, rows, inputs["input_ids"].shape[0]).chunk(2))
 
     def _without_adapters(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         )
     if job.batch_size % processes.num_processes:
         raise JobError(f"batch_size {job.batch_size} cannot be shared by {processes.num_processes} processes: make it a multiple")
+    _check_trackers(job)
     steps = job.max_steps or math.ceil(job.epochs * math.ceil(len(examples.rows) / job.batch_size))
     partial = Path(job.output.rstrip("/") + ".partial")
     identity = {
@@ -81,6 +84,14 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         shutil.rmtree(partial, ignore_errors=True)
     processes.wait_for_everyone()
     return manifest
+
+
+def _check_trackers(job: Job) -> None:
+    missing = [name for name in job.report_to if find_spec(name) is None]
+    if missing:
+        raise JobError(f"report_to names {', '.join(missing)}, not installed here: install it beside the trainer or leave it out")
+    # its default is a folder of the partial output, which goes when the job is done
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job.output.rstrip("/") + ".tensorboard")
 
 
 def _load_config_and_tokenizer(job: Job) -> tuple[Any, Any]:
@@ -140,7 +151,7 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         "save_total_limit": 2,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "report_to": "none",
+        "report_to": list(job.report_to) or "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "max_length": None,
@@ -160,7 +171,9 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         return SftTrainer(args=sft, data_collator=collate_sft, **parts)
     dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
-    return DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
+    trainer = DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
+    trainer.loss_options = job.loss
+    return trainer
 
 
 def _lora_config(job: Job) -> LoraConfig | None:

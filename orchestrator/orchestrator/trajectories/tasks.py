@@ -1,0 +1,60 @@
+"""Which task of the environment a trajectory from elsewhere belongs to, and what the two sides call the same thing."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from orchestrator.trajectories.formats import Trajectory
+
+# AgentTraj numbers ScienceWorld's tasks through, type by type, without 2-3, 5-*, 9-* and 10-*. Read off the opening texts of its 2,120
+# trajectories: the borders 1096, 1136, 2636, 2936, 3236, 3536, 3836, 3940 and 4315 fall where these counts put them.
+AGENTTRAJ_SCIWORLD = (
+    *(("task-1-boil", 30), ("task-1-melt", 30), ("task-1-freeze", 30), ("task-1-change-the-state-of-matter-of", 30)),
+    *(("task-10-use-thermometer", 540), ("task-10-measure-melting-point-(known-substance)", 436)),
+    *(("task-2-power-component", 20), ("task-2-power-component-(renewable-vs-nonrenewable-energy)", 20)),
+    *(("task-2a-test-conductivity", 900), ("task-2a-test-conductivity-of-unknown-substances", 600)),
+    *(("task-3-find-living-thing", 300), ("task-3-find-non-living-thing", 300), ("task-3-find-plant", 300), ("task-3-find-animal", 300)),
+    *(("task-5-chemistry-mix", 32), ("task-5-chemistry-mix-paint-(secondary-color)", 36)),
+    ("task-5-chemistry-mix-paint-(tertiary-color)", 36),
+    *(("task-6-lifespan-(longest-lived)", 125), ("task-6-lifespan-(shortest-lived)", 125)),
+    ("task-6-lifespan-(longest-lived-then-shortest-lived)", 125),
+    *(("task-7-identify-life-stages-1", 14), ("task-7-identify-life-stages-2", 10)),
+)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What an older release of an engine called things: pairs of old and new text, applied to every message."""
+
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def today(self, text: str) -> str:
+        """The text in today's words."""
+        for old, new in self.renamed:
+            text = text.replace(old, new)
+        return text
+
+
+#: scienceworld 1.2 writes "greenhouse" where 1.1 wrote "green house".
+WORDINGS = {"sciworld": Wording((("green house", "greenhouse"),))}
+
+
+def task_of(env: str, trajectory: Trajectory) -> str | None:
+    """The task id that a record names, in our words or its own; None if it names none."""
+    named = trajectory.fields.get("task_id")
+    if isinstance(named, str):
+        return named
+    game = trajectory.fields.get("game_file")
+    if env == "alfworld" and isinstance(game, str):
+        return str(PurePosixPath(game.removeprefix("json_2.1.1/")).parent)
+    prefix, _, number = trajectory.source.rpartition("_")
+    if env == "sciworld" and prefix == "sciworld" and number.isdigit():
+        return _nth_sciworld(int(number))
+    return trajectory.source if ":" in trajectory.source else None
+
+
+def _nth_sciworld(number: int) -> str | None:
+    for name, variations in AGENTTRAJ_SCIWORLD:
+        if number < variations:
+            return f"{name}:{number}"
+        number -= variations
+    return None

@@ -1,0 +1,46 @@
+"""The stages of each method."""
+
+import pytest
+from orchestrator.config import RunConfig
+from orchestrator.pipeline import plan
+
+COMMON = {"name": "one", "train_tasks": {"split": "train"}, "evaluate": [{"split": "test"}], "iterations": 2}
+SCRATCH = {"hidden_size": 64, "heads": 2}
+
+
+def stages(**settings: object) -> dict[str, tuple[str, ...]]:
+    """Each stage's name and what it reads."""
+    return {s.name: s.needs for s in plan(RunConfig.model_validate({**COMMON, **settings}))}
+
+
+@pytest.mark.parametrize("method", ["eto", "step"])
+def test_eto_clones_then_explores_pairs_and_contrasts(method: str) -> None:
+    assert list(stages(method=method)) == [
+        *("experts", "evaluate-base", "sft", "evaluate-sft"),
+        *("explore-1", "pairs-1", "dpo-1", f"evaluate-{method}-1"),
+        *("explore-2", "pairs-2", "dpo-2", f"evaluate-{method}-2"),
+    ]
+
+
+def test_rft_trains_the_base_model_anew_on_all_that_was_explored() -> None:
+    found = stages(method="rft", model=SCRATCH)
+    assert [n for n in found if "pairs" in n or "dpo" in n] == []
+    assert found["rft-2"] == ("experts", "explore-1", "explore-2", "init")
+    assert found["explore-2"] == ("experts", "rft-1")
+    assert found["evaluate-rft-2"] == ("rft-2",)
+
+
+def test_self_play_needs_no_expert_anywhere() -> None:
+    found = stages(method="self-play", explore={"samples": 2, "temperature": 1.0})
+    assert list(found)[:4] == ["evaluate-base", "explore-1", "pairs-1", "dpo-1"]
+    assert not any("experts" in needs or "sft" in needs for needs in found.values())
+    assert found["dpo-2"] == ("pairs-2", "dpo-1")
+
+
+@pytest.mark.parametrize("method", ["eto", "step", "rft"])
+def test_every_stage_reads_only_what_stands_before_it(method: str) -> None:
+    for model in ("some/model", SCRATCH):
+        before: set[str] = set()
+        for name, needs in stages(method=method, model=model).items():
+            assert set(needs) <= before
+            before.add(name)

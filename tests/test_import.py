@@ -1,0 +1,78 @@
+"""`eto data import` against the real ScienceWorld service: what holds is kept, what does not is dropped with its reason."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from orchestrator.config import TaskSet
+from orchestrator.records import Episode
+from orchestrator.trajectories import commands
+from orchestrator.trajectories.replay import Rules
+
+from orchestrator import commands as eto
+from orchestrator import jsonl
+
+TASKS = TaskSet(split="eto-unseen", types=["task-6-lifespan-(longest-lived)"], per_type=3)
+
+
+@pytest.fixture(scope="module")
+def golds(sciworld: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The service, and a file of three gold trajectories in ETO's format."""
+    folder = tmp_path_factory.mktemp("golds")
+    asyncio.run(eto.experts("sciworld", sciworld, TASKS, folder / "e.jsonl", 0))
+    commands.export(folder / "e.jsonl", "eto-sft", folder / "sft.json")
+    return sciworld, folder
+
+
+def imported(url: str, source: Path, rules: Rules | None = None) -> tuple[list[Episode], dict[str, Any]]:
+    out = source.with_suffix(".out")
+    asyncio.run(commands.import_trajectories(source, "sciworld", url, out, "x", rules or Rules(), 1, None))
+    return list(jsonl.read(out, Episode)), json.loads((out.with_name(out.name + ".report.json")).read_text())
+
+
+def test_gold_trajectories_in_etos_format_come_back_as_they_were_played(golds: tuple[str, Path]) -> None:
+    url, folder = golds
+    back, report = imported(url, folder / "sft.json")
+    before = sorted(jsonl.read(folder / "e.jsonl", Episode), key=lambda e: e.task_id)
+    assert [e.messages for e in sorted(back, key=lambda e: e.task_id)] == [e.messages for e in before]
+    assert {(e.reward, e.success, e.split) for e in back} == {(1.0, True, "x")}
+    assert report["kept"] == 3
+    assert report["dropped"] == {}
+    assert report["observations_compared"] == report["observations_equal_by_letter"] > 0
+
+
+def test_what_the_world_does_not_say_or_pay_is_dropped_with_its_reason(golds: tuple[str, Path]) -> None:
+    url, folder = golds
+    rows = json.loads((folder / "sft.json").read_text())
+    rows[0]["conversations"][4]["value"] = "Observation: You win at once."
+    rows[1]["reward"] = 0.5
+    rows[2]["id"] = "task-6-lifespan-(longest-lived):999"
+    rows.append({"id": "x", "conversations": rows[2]["conversations"]})
+    cut = {"id": json.loads((folder / "sft.json").read_text())[0]["id"], "conversations": rows[2]["conversations"][:4]}
+    rows.append(cut)
+    source = folder / "bad.json"
+    source.write_text(json.dumps(rows))
+    back, report = imported(url, source)
+    assert back == []
+    assert report["dropped"] == {
+        "an observation differs": 1,
+        "the reward differs": 1,
+        "unknown task": 1,
+        "no task named": 1,
+        "the opening differs": 1,
+    }
+    assert "You win at once" in report["examples"]["an observation differs"][0]["why"]
+
+
+def test_a_trajectory_without_success_is_kept_if_asked_for(golds: tuple[str, Path]) -> None:
+    url, folder = golds
+    row = json.loads((folder / "sft.json").read_text())[0]
+    row["conversations"] = row["conversations"][:4]
+    del row["reward"]
+    source = folder / "short.json"
+    source.write_text(json.dumps([row]))
+    assert imported(url, source)[1]["dropped"] == {"no success here": 1}
+    back, _ = imported(url, source, Rules(failures=True))
+    assert [(len(e.steps), e.success) for e in back] == [(1, False)]
