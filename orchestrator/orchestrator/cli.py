@@ -18,14 +18,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+data_app = typer.Typer(help="Trajectories and pairs in the formats of the field: import with replay, export, check.", no_args_is_help=True)
 services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
 app.add_typer(services_app, name="services")
+app.add_typer(data_app, name="data")
 app.add_typer(cli_runs.app, name="runs")
 app.command("ui")(cli_ui.ui)
 app.command("doctor")(cli_ui.doctor)
 app.command("init")(cli_ui.init)
-data_app = typer.Typer(help="Trajectories and pairs in the formats of the field: import with replay, export, check.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
