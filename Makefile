@@ -62,6 +62,7 @@ services/policy/.venv/.ready: .venv/bin/uv $(wildcard services/policy/requiremen
 services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirements*.txt services/trainer/pyproject.toml)
 	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
 	$(UV) pip install --quiet --python $(@D) -r services/trainer/requirements.txt -r services/trainer/requirements-dev.txt
+	$(UV) pip install --quiet --python $(@D) --no-deps -r services/trainer/requirements-dev-alone.txt
 	$(UV) pip install --quiet --python $(@D) --no-deps -e services/trainer
 	@touch $@
 
