@@ -252,12 +252,16 @@ def test_the_log_is_json_with_the_session_and_the_request(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         command = [sys.executable, "-m", "counter_env", "serve", "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={"PYTHONPATH": TESTS, "PATH": ""})
-        url = process.stdout.readline().split()[-1]
-        session = httpx.post(f"{url}/reset", json={"task_id": "count:3"}, timeout=30).json()["metadata"]["session_id"]
-        reply = httpx.post(f"{url}/step", json={"session_id": session, "action": "die"}, headers={"X-Request-Id": "mine"}, timeout=30)
-        assert reply.headers["x-request-id"] == "mine"
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        try:
+            url = process.stdout.readline().split()[-1]
+            session = httpx.post(f"{url}/reset", json={"task_id": "count:3"}, timeout=60).json()["metadata"]["session_id"]
+            body = {"session_id": session, "action": "die"}
+            reply = httpx.post(f"{url}/step", json=body, headers={"X-Request-Id": "mine"}, timeout=60)
+            assert reply.headers["x-request-id"] == "mine"
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        finally:
+            process.kill()
         log.seek(0)
         lines = [json.loads(line) for line in log]
     lost = [line for line in lines if "lost its engine" in line["message"]]
