@@ -18,11 +18,12 @@ endif
 UV := .venv/bin/uv
 ETO := .venv/bin/eto
 MYPY := .venv/bin/mypy --no-error-summary
-READY := .venv/.ready services/env-sciworld/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready
+ENVS := sciworld webshop alfworld
+READY := .venv/.ready $(ENVS:%=services/env-%/.venv/.ready) services/policy/.venv/.ready services/trainer/.venv/.ready
 
 # Each part's tests, and the virtual environment that they run in.
 PARTS := orchestrator/tests=.venv services/env-core/tests=services/env-sciworld/.venv \
-  services/env-sciworld/tests=services/env-sciworld/.venv services/policy/tests=services/policy/.venv \
+  $(foreach env,$(ENVS),services/env-$(env)/tests=services/env-$(env)/.venv) services/policy/tests=services/policy/.venv \
   services/trainer/tests=services/trainer/.venv tests=.venv
 # pytest's exit code where no test matches
 NOTHING_CHOSEN := 5
@@ -42,10 +43,12 @@ install: $(READY) ## make the virtual environments (one per service)
 	$(UV) pip install --quiet --python .venv --no-deps -e orchestrator
 	@touch $@
 
-services/env-sciworld/.venv/.ready: .venv/bin/uv $(wildcard services/env-sciworld/requirements*.txt services/env-*/pyproject.toml)
+# What of a list needs no dependencies of its own stands in requirements-*-alone.txt.
+services/env-%/.venv/.ready: .venv/bin/uv $(wildcard services/env-*/requirements*.txt services/env-*/pyproject.toml)
 	$(UV) venv --quiet --allow-existing --python .venv/bin/python $(@D)
-	$(UV) pip install --quiet --python $(@D) -r services/env-sciworld/requirements.txt -r services/env-sciworld/requirements-dev.txt
-	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-sciworld
+	$(UV) pip install --quiet --python $(@D) -r services/env-$*/requirements.txt -r services/env-$*/requirements-dev.txt
+	$(foreach list,$(wildcard services/env-$*/requirements-*-alone.txt),$(UV) pip install --quiet --python $(@D) --no-deps -r $(list))
+	$(UV) pip install --quiet --python $(@D) --no-deps -e services/env-core -e services/env-$*
 	@touch $@
 
 # torch comes by itself, with what its build needs: nothing for the CPU build, the CUDA libraries for PyPI's.
@@ -62,14 +65,18 @@ services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirem
 	$(UV) pip install --quiet --python $(@D) --no-deps -e services/trainer
 	@touch $@
 
-quickstart: install ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
+# The environment that a configuration names; the others need not be installed for it.
+ENV = $(shell sed -nE 's/^ +name: +(sciworld|webshop|alfworld).*/\1/p' $(CONFIG) | head -1)
+quickstart: .venv/.ready services/env-$(ENV)/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
 	$(ETO) run $(CONFIG) $(if $(MODEL),--set model=$(MODEL))
 
 check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(MYPY) orchestrator/orchestrator
-	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core services/env-sciworld/env_sciworld
+	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core
+	@set -e; for env in $(ENVS); do \
+	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done
 	$(MYPY) services/policy/policy
 	$(MYPY) --python-executable services/trainer/.venv/bin/python services/trainer/trainer
 	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile
@@ -81,12 +88,13 @@ test: check ## check, then all tests, the quick ones first; WHAT='-k word' choos
 	  $${part##*=}/bin/python -m pytest -q -m "$$speed" $(WHAT) $${part%%=*} || test $$? = $(NOTHING_CHOSEN); \
 	done; done
 
-# A script's first line names the interpreter of the virtual environment that it needs.
+# A script's first line names the interpreter of the virtual environment that it needs. What is not executable is a part of others.
+scripts = $(basename $(notdir $(shell find $(1) -maxdepth 1 -name '*.py' -executable)))
 bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; writes benchmarks/out/ONLY.json
-	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/*.py)))); do benchmarks/$$name.py; done
+	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks)); do benchmarks/$$name.py; done
 
 soak: install ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
-	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/soak/*.py)))); do benchmarks/soak/$$name.py; done
+	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do benchmarks/soak/$$name.py; done
 
 up: install ## start the services as local processes
 	$(ETO) services up

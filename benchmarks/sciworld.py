@@ -122,7 +122,7 @@ def launch(known: dict[str, list[str]], rounds: int) -> tuple[dict[str, float], 
     jvm = Jvm(SciworldSettings().heap_mb)
     gold = {task_id: before_the_end(jvm.simulator, task_id, known[task_id]) for task_id in TASKS}
     library = ScienceWorldEnv("", envStepLimit=1000)
-    options = ["--max-sessions", "1", "--engines-warm", "1", "--log-level", "warning"]
+    options = ["--max-engines", "1", "--engines-warm", "1", "--log-level", "warning"]
     try:
         with running_service("env_sciworld", options) as service, httpx.Client(base_url=service.url, timeout=120) as client:
             arms = {"bare": bare_arm(jvm), "service": service_arm(service, client), "library": library_arm(library)}

@@ -28,7 +28,7 @@ def sciworld(state: Path) -> Iterator[str]:
 
     from orchestrator import process, services
 
-    service = services.env_service(EnvSection(port=free_port(), max_sessions=4))
+    service = services.env_service(EnvSection(port=free_port(), max_engines=4))
     running = asyncio.run(services.ensure(service))
     yield service.url
     process.stop(running)

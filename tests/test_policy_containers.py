@@ -40,7 +40,7 @@ def test_ports_are_published_on_loopback_only_and_never_the_policys(system):
     for name, service in system["services"].items():
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
-            assert DEV_ENDPOINTS not in service.get("command", []), name
+            assert DEV_ENDPOINTS not in (service["command"] or []), name
 
 
 def test_the_policy_reads_checkpoints_and_cannot_write_them(system):

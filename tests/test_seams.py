@@ -1,14 +1,17 @@
 """Where two parts must agree though neither imports the other."""
 
+import asyncio
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator.config import LoraSection, ScratchModel, TrainSection
+from orchestrator.config import DEFAULT_MODEL, LoraSection, ScratchModel, TrainSection
+from orchestrator.process import ServiceError
+from orchestrator.versions import read_checkpoint
 
-from orchestrator import places
+from orchestrator import places, services
 
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "type")
 
@@ -55,3 +58,18 @@ def test_the_environment_services_errors_are_the_documented_ones() -> None:
 
     for code in LOST_SESSION:
         assert f"`{code}`" in documented, code
+
+
+@pytest.mark.slow
+def test_the_default_model_becomes_a_directory_that_the_trainer_can_load_and_the_server_can_be_proved_on() -> None:
+    directory = Path(asyncio.run(services.prepare_model(DEFAULT_MODEL)))
+    checkpoint = read_checkpoint(directory)
+    assert checkpoint is not None
+    assert checkpoint.probe is not None
+    assert (directory / "config.json").exists()
+
+
+def test_a_hub_id_is_passed_on_and_a_directory_that_is_none_is_told() -> None:
+    assert asyncio.run(services.prepare_model("org/model")) == "org/model"
+    with pytest.raises(ServiceError, match="there is no such directory"):
+        asyncio.run(services.prepare_model("./nowhere"))

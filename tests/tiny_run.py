@@ -44,7 +44,7 @@ class Run:
         config = {
             "name": "loop",
             "model": {"vocab_size": 512, "hidden_size": 64, "layers": 2, "heads": 2},
-            "env": {"port": free_port(), "max_sessions": 4},
+            "env": {"port": free_port(), "max_engines": 4},
             "policy": {"port": free_port(), "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.25},
             "train_tasks": {"split": "eto-train", "types": TYPES, "per_type": 4},
             "evaluate": [{"split": "eto-unseen", "types": TYPES, "per_type": 3}],

@@ -18,10 +18,10 @@ from orchestrator.policy_client import PolicyClient, Sampling
 from orchestrator.progress import Display
 from orchestrator.prompts import load_prompt
 from orchestrator.records import Episode
-from orchestrator.stages import choose_tasks
+from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
 
 #: Seconds that a single command waits for a service that does not answer.
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 
 
 async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int) -> None:
@@ -29,8 +29,7 @@ async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: 
     async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
         prompt = load_prompt(env_name)
         player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
-        concurrency = max(1, (await env.sessions())["max_sessions"] // 2)
-        await _play(env, player, tasks, 1, out, concurrency, seed)
+        await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed)
 
 
 async def rollout(

@@ -43,14 +43,22 @@ def _kind_of_model(value: Any) -> str:
 Model = Annotated[Annotated[str, Tag(NAMED)] | Annotated[ScratchModel, Tag(FRESH)], Discriminator(_kind_of_model)]
 
 
+ENV_PORTS = {"webshop": 8001, "sciworld": 8002, "alfworld": 8003}
+
+
 class EnvSection(_Section):
     """The environment service."""
 
     name: Literal["sciworld", "webshop"] = "sciworld"
     url: str | None = Field(None, description="where it runs; null: it is started here")
-    port: int = Field(8002, description="port when started here")
-    max_sessions: int = Field(8, ge=1, description="concurrent sessions when started here; ScienceWorld takes about 250 MB each")
+    port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
+    max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+
+    @property
+    def local_port(self) -> int:
+        """The port of a service started here."""
+        return self.port if self.port is not None else ENV_PORTS[self.name]
 
 
 class PolicySection(_Section):

@@ -1,6 +1,7 @@
 """A client of an environment service (docs/formats.md, "Environment service")."""
 
 import os
+import uuid
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -107,8 +108,9 @@ class EnvClient:
             raise
 
     async def reset(self, task_id: str, seed: int = 0, episode_id: str | None = None, max_steps: int | None = None) -> Reply:
-        """Open a session on a task."""
-        return await self._play("/reset", {"task_id": task_id, "seed": seed, "episode_id": episode_id, "max_steps": max_steps})
+        """Open a session on a task. A repetition after a lost reply opens no second one."""
+        body = {"task_id": task_id, "seed": seed, "episode_id": episode_id, "max_steps": max_steps, "request_id": uuid.uuid4().hex}
+        return await self._play("/reset", body)
 
     async def step(self, session_id: str, action: str, request_id: str) -> Reply:
         """Act. `request_id` makes a repetition after a lost reply harmless. Raises SessionLost."""

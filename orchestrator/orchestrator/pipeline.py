@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from orchestrator import stages
+from orchestrator import services, stages
 from orchestrator.config import RunConfig, ScratchModel
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
@@ -57,6 +57,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
     owner = f"run:{run_id(store)}"
     todo = plan(config)
     worked = False
+    base: str | None = None
     env, policy = EnvPlacement(config.env, owner, config.rollout), PolicyPlacement(config.policy, owner, config.rollout)
     try:
         async with env.client, policy.client:
@@ -74,7 +75,9 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
                     break
                 await env.start()
                 with display.stage(stage.name, stage.kind) as progress:
-                    ctx = stages.Context(config, store, env, policy, progress)
+                    if base is None and isinstance(config.model, str) and stage.kind in ("evaluate", "sft"):
+                        base = await services.prepare_model(config.model)
+                    ctx = stages.Context(config, store, env, policy, progress, base)
                     await _carry_out(stage, ctx, inputs)
                 worked = True
     finally:

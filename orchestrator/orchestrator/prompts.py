@@ -7,8 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from orchestrator.config import ConfigError
 from orchestrator.records import Message
 
 # The first line with text after the marker: the reference takes all that follows, which sends hallucinated observations to the environment.
@@ -72,9 +73,13 @@ def parse_action(output: str) -> str | None:
 
 
 def load_prompt(env: str, path: Path | None = None) -> Prompt:
-    """The prompt of an environment, from `path` or from the package. Raises FileNotFoundError or ValueError."""
+    """The prompt of an environment, from `path` or from the package. Raises FileNotFoundError or ConfigError."""
     source = path if path is not None else resources.files("orchestrator") / "envs" / f"{env}.yaml"
     if not source.is_file():
         known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("orchestrator") / "envs").iterdir())
         raise FileNotFoundError(f"no prompt for environment {env!r}; known: {', '.join(known)}. Set env.prompt to a file of your own.")
-    return Prompt.model_validate({"env": env, **yaml.safe_load(source.read_text(encoding="utf-8"))})
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        return Prompt.model_validate({"env": env, **content})
+    except (yaml.YAMLError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{source} is no prompt file: {error} Compare it with those in orchestrator/orchestrator/envs.") from error

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from orchestrator import places
 from orchestrator.config import RunConfig
 
 #: Settings that change how a run is carried out but not what it computes: a resumed run may have others.
 OPERATIONAL = {
-    *("env.url", "env.port", "env.max_sessions", "trainer.accelerate"),
+    *("env.url", "env.port", "env.max_engines", "trainer.accelerate"),
     *("policy.url", "policy.port", "policy.max_num_seqs", "policy.kv_cache_gib", "policy.compile"),
     *("rollout.concurrency", "rollout.turn_timeout_s", "rollout.patience_s"),
 }
@@ -61,8 +61,9 @@ class RunStore:
             return StageRecord.model_validate({**data, "schema_": data["schema"]})
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise RunStoreError(f"{file} is damaged ({error}). Remove the folder {file.parent} to run the stage again.") from error
+        except (ValueError, KeyError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+            reason = str(error).splitlines()[0]
+            raise RunStoreError(f"{file} is damaged ({reason}). Remove the folder {file.parent} to run the stage again.") from error
 
     def check_outputs(self, record: StageRecord) -> None:
         """Raises RunStoreError if a finished stage's files are not those it left."""
@@ -133,7 +134,7 @@ def run_id(store: RunStore) -> str:
     """The run's unique name."""
     try:
         return str(json.loads((store.path / "manifest.json").read_text())["run_id"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunStoreError(f"{store.path / 'manifest.json'} is damaged. Remove it: a new one is written on the next start.") from error
 
 

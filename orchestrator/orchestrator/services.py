@@ -25,10 +25,10 @@ def _get_ok(url: str, headers: dict[str, str] | None = None) -> Callable[[], Awa
 
 def env_service(section: EnvSection) -> Service:
     """An environment service on loopback."""
-    name, url = f"env-{section.name}", f"http://127.0.0.1:{section.port}"
+    name, url = f"env-{section.name}", f"http://127.0.0.1:{section.local_port}"
     module = f"env_{section.name}"
-    command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.port)]
-    command += ["--max-sessions", str(section.max_sessions), "--engines-warm", str(min(2, section.max_sessions))]
+    command = [str(places.service_python(name)), "-m", module, "serve", "--port", str(section.local_port)]
+    command += ["--max-engines", str(section.max_engines), "--engines-warm", str(min(2, section.max_engines))]
     token = os.environ.get("ETO_ENV_TOKEN")
     return Service(name, command, url, _get_ok(f"{url}/ready", {"Authorization": f"Bearer {token}"} if token else None))
 
@@ -59,11 +59,28 @@ def policy_service(section: PolicySection, model: str) -> Service:
     return Service("policy", command, url, ready, start_timeout_s=600.0)
 
 
+async def prepare_model(name: str) -> str:
+    """What both server and trainer load for a model's name: a directory, or the name itself where a hub or the server elsewhere knows it.
+
+    Raises ServiceError where the model cannot be had.
+    """
+    try:
+        python = places.service_python("policy")
+    except FileNotFoundError:
+        return name  # policy.url names a server elsewhere
+    command = [str(python), "-m", "policy", "prepare", name]
+    done = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    out, err = await done.communicate()
+    if done.returncode != 0:
+        raise process.ServiceError(err.decode(errors="replace").strip() or f"{' '.join(command)} ended with code {done.returncode}.")
+    return out.decode().strip()
+
+
 def catalogue() -> dict[str, Callable[[], Service]]:
     """What `eto services` knows, with default settings."""
     return {
         "env-sciworld": lambda: env_service(EnvSection()),
-        "env-webshop": lambda: env_service(EnvSection(name="webshop", port=8001, max_sessions=64)),
+        "env-webshop": lambda: env_service(EnvSection(name="webshop", max_engines=64)),
         "policy": lambda: policy_service(PolicySection(), DEFAULT_MODEL),
     }
 

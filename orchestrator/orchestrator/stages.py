@@ -21,6 +21,8 @@ from orchestrator.prompts import Prompt, load_prompt
 from orchestrator.records import Episode, Message
 from orchestrator.run_store import RunStore, run_id
 
+#: Gold paths are found one by one; more episodes at a time would only wait.
+EXPERTS_AT_A_TIME = 4
 EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
 
 
@@ -37,16 +39,17 @@ class Context:
     env: EnvPlacement
     policy: PolicyPlacement
     progress: StageProgress
+    base_model: str | None = None  # None: the run makes its own
 
     def episodes(self, stage: str) -> list[Episode]:
         """A finished stage's episodes."""
         return list(jsonl.read(self.store.stage_dir(stage) / EPISODES, Episode))
 
     def model_dir(self, stage: str) -> str:
-        """A finished training stage's checkpoint, or what the configuration names as the model."""
+        """A finished training stage's checkpoint, or the model that the run starts from."""
         if stage == "base":
-            assert isinstance(self.config.model, str)  # noqa: S101 - a scratch model has a stage of its own
-            return self.config.model
+            assert self.base_model is not None  # noqa: S101 - a model of the run's own has a stage
+            return self.base_model
         return str((self.store.stage_dir(stage) / CHECKPOINT).resolve())
 
 
@@ -81,9 +84,7 @@ async def experts(ctx: Context) -> dict[str, Any]:
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
     prompt = _prompt(ctx)
     player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
-    # a gold path is computed on an engine of its own beside the session's
-    concurrency = max(1, (await ctx.env.client.sessions())["max_sessions"] // 2)
-    played = await _play(ctx, "experts", todo, player, concurrency)
+    played = await _play(ctx, "experts", todo, player, EXPERTS_AT_A_TIME)
     good = [e for e in played if e.success]
     if not good:
         raise StageError(f"none of the {len(played)} gold paths succeeded: there is nothing to learn from.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.jsonl import DataFileError
 from orchestrator.policy_client import PolicyClient, SwapFailed
 
 #: Mean |difference| of log-probabilities between the trainer's and the server's answer that bf16 arithmetic explains.
@@ -30,11 +31,15 @@ class Checkpoint(BaseModel):
 
 
 def read_checkpoint(directory: Path) -> Checkpoint | None:
-    """The manifest, or None where there is none (a hub id, a directory from elsewhere)."""
+    """The manifest, or None where there is none (a hub id, a directory from elsewhere). Raises DataFileError if it is damaged."""
+    file = directory / "manifest.json"
     try:
-        return Checkpoint.model_validate(json.loads((directory / "manifest.json").read_text()))
-    except FileNotFoundError:
+        return Checkpoint.model_validate(json.loads(file.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise DataFileError(f"{file} is no manifest of a checkpoint ({reason}); give a complete checkpoint or remove it.") from error
 
 
 def distance(expected: Probe, answered: list[float]) -> float:

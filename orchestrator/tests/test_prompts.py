@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from orchestrator.config import ConfigError
 from orchestrator.experts import thought
 from orchestrator.prompts import load_prompt, parse_action
 from orchestrator.records import Message
@@ -36,6 +39,14 @@ def test_the_worked_example_is_sent_after_the_acknowledgement_and_never_recorded
 def test_an_unknown_environment_is_named_with_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match="known: sciworld"):
         load_prompt("nosuch")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "instruction: 3", "instructions: hi"])
+def test_a_prompt_file_that_is_none_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no prompt file"):
+        load_prompt("sciworld", file)
 
 
 def test_webshops_observations_stand_on_a_line_of_their_own() -> None:

@@ -1,0 +1,68 @@
+"""`eto` at the command line: its help, its exit codes, what it says when something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ETO = str(Path(sys.executable).with_name("eto"))
+
+
+def eto(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run([ETO, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['eto', '--help']; from orchestrator.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print(sorted(m for m in ('httpx', 'pydantic', 'yaml', 'jinja2', 'torch') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_has_a_help() -> None:
+    commands = ["run", "report", "experts", "rollout", "pairs", "train", "services up", "services down", "services status"]
+    for command in commands:
+        done = eto(*command.split(), "--help")
+        assert done.returncode == 0, command
+        assert "Usage:" in done.stdout, command
+
+
+def test_status_as_json_is_a_list_of_services() -> None:
+    rows = json.loads(eto("services", "status", "--json").stdout)
+    assert {"env-sciworld", "policy"} <= {row["name"] for row in rows}
+    assert all(row.keys() == {"name", "url", "pid", "ready"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "none.yaml"], 2, "none.yaml cannot be read"),
+        (["run", "bad.yaml"], 2, "line 2: trian_tasks: unknown key"),
+        (["report", "."], 2, "is no run directory"),
+        (["train", "bad.yaml"], 2, "is no job file"),
+        (["services", "up", "nothing"], 2, "unknown service nothing; known: "),
+        (["pairs", "--experts", "x", "--explored", "y", "--out", "z"], 2, "x"),
+        (["experts", "--split", "s", "--out", "o", "--env-url", "http://127.0.0.1:9"], 1, "Is the service up"),
+        (["rollout", "--split", "s"], 2, "Missing option"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_an_exit_code(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text("name: x\ntrian_tasks: {}\n")
+    done = eto(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_job_that_the_trainer_refuses_is_told_with_its_reason(tmp_path: Path) -> None:
+    job = {"method": "sft", "model": str(tmp_path), "data": str(tmp_path / "none.jsonl"), "output": str(tmp_path / "out")}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    done = eto("train", str(tmp_path / "job.json"))
+    assert done.returncode == 1
+    assert "none.jsonl cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
