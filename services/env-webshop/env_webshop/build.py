@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from env_webshop import goals, titles
-from env_webshop.catalogue import PRODUCTS_FILE, PRODUCTS_SCHEMA, TITLES_FILE, TITLES_SCHEMA, ProductStore, product_row
+from env_webshop.catalogue import PRODUCTS_FILE, PRODUCTS_SCHEMA, SMALL, TITLES_FILE, TITLES_SCHEMA, ProductStore, product_row
 from env_webshop.products import Product, contents, read_product
 from env_webshop.search import INDEXERS
 from env_webshop.sources import Source, find_source
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Part of the name of what is made: to be counted up when the same source gives other files.
 VERSION = 1
-#: Above so many products the nouns of titles are found when needed, and synthetic goals are not made where human ones are there.
-SMALL = 10_000
 
 
 def catalogue_folder(cache: Path, source: Source, seed: int) -> Path:

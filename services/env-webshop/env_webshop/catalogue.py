@@ -18,6 +18,8 @@ from env_webshop.products import Product
 PRODUCTS_FILE = "products.sqlite"
 TITLES_FILE = "titles.sqlite"
 CACHED_PRODUCTS = 512
+#: Up to so many products the nouns of all titles are found when the catalogue is made, above it when they are needed.
+SMALL = 10_000
 BUSY_TIMEOUT_S = 30.0
 
 PRODUCTS_SCHEMA = """

@@ -7,7 +7,7 @@ from pathlib import Path
 from env_core.environment import Outcome
 
 from env_webshop import expert, pages
-from env_webshop.catalogue import DiskCatalogue
+from env_webshop.catalogue import SMALL, DiskCatalogue
 from env_webshop.search import open_searcher
 from env_webshop.shop import Searcher, Shopper
 from env_webshop.taskset import MAX_STEPS, split_task_id, stored_kind
@@ -17,7 +17,12 @@ FORMATS = {"text": pages.as_text, "text_rich": pages.as_rich_text}
 
 @functools.cache
 def _opened(folder: str, search: str) -> tuple[DiskCatalogue, Searcher]:
-    return DiskCatalogue(Path(folder)), open_searcher(search, Path(folder) / search)  # type: ignore[arg-type]
+    catalogue = DiskCatalogue(Path(folder))
+    if int(catalogue.about("products")) > SMALL:
+        from env_webshop import titles
+
+        titles.load()
+    return catalogue, open_searcher(search, Path(folder) / search)  # type: ignore[arg-type]
 
 
 def create(folder: str, search: str, observation: str) -> "WebshopEngine":

