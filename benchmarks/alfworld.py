@@ -1,3 +1,4 @@
+#!services/env-alfworld/.venv/bin/python
 """What ALFWorld costs as a service, beside stock alfworld and textworld on the same games in the same run.
 
     services/env-alfworld/.venv/bin/python benchmarks/alfworld.py [--games 6] [--rounds 3] [--steps 20]
