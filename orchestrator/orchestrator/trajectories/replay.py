@@ -44,9 +44,14 @@ class Rules:
     failures: bool = False
 
 
+def words(text: str) -> Counter[str]:
+    """The words of an observation, without what stands between them."""
+    return Counter(re.findall(r"[\w'-]+", text))
+
+
 def same_words(one: str, other: str) -> bool:
     """Whether two observations hold the same words: engines list what a room holds in an order of their own."""
-    return Counter(re.findall(r"[^\s,()]+", one)) == Counter(re.findall(r"[^\s,()]+", other))
+    return words(one) == words(other)
 
 
 def split_answer(text: str) -> tuple[str | None, str | None]:
@@ -155,7 +160,11 @@ def _difference(recorded: str, here: str, rules: Rules, where: str) -> str:
     if rules.observations == "any":
         return ""
     equal = recorded == here.strip() if rules.observations == "exact" else same_words(recorded, here)
-    return "" if equal else f"{where}: {recorded[:160]!r} in the file, {here[:160]!r} here"
+    if equal:
+        return ""
+    gone, new = words(recorded) - words(here), words(here) - words(recorded)
+    lists = (" ".join(sorted(side.elements()))[:120] or "nothing" for side in (gone, new))
+    return "{}: only in the file: {}; only here: {}".format(where, *lists)
 
 
 def _dropped(found: Verdict, reason: str, detail: str) -> Verdict:
