@@ -74,7 +74,7 @@ async def replay(trajectory: Trajectory, env: EnvClient, prompt: Prompt, rules: 
     if task is None:
         return Verdict(trajectory.source, None, None, "no task named", "the record names no task: add a task_id")
     wording = WORDINGS.get(env.name, Wording())
-    turns = [m.model_copy(update={"content": wording.today(m.content)}) for m in trajectory.messages]
+    turns = [wording.today(m) for m in trajectory.messages]
     first = next((i for i, m in enumerate(turns) if m.role == "assistant" and split_answer(m.content)[1] and _is_turn(turns, i)), None)
     if first is None or first == 0:
         return Verdict(trajectory.source, task, None, "no turn", "no assistant message holds an action")
