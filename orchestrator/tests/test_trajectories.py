@@ -9,11 +9,11 @@ from builders import played
 from orchestrator.config import ConfigError
 from orchestrator.jsonl import DataFileError
 from orchestrator.pairs import make_pair
-from orchestrator.records import Pair
+from orchestrator.records import Message, Pair
 from orchestrator.trajectories import commands, formats
 from orchestrator.trajectories.formats import Trajectory
 from orchestrator.trajectories.replay import same_words, split_answer
-from orchestrator.trajectories.tasks import AGENTTRAJ_SCIWORLD, task_of
+from orchestrator.trajectories.tasks import AGENTTRAJ_SCIWORLD, WORDINGS, task_of
 
 from orchestrator import jsonl
 
@@ -100,6 +100,14 @@ def test_order_does_not_matter_but_words_do() -> None:
     assert same_words("You see:\n\ta cup (containing tea, milk)\n\ta chair", "You see: a chair\n\ta cup (containing milk, tea)")
     assert not same_words("a thermometer reads 51 degrees", "a thermometer reads 49 degrees")
     assert not same_words("a cup", "a cup a cup")
+
+
+def test_an_older_releases_names_are_todays_and_thoughts_keep_their_phrases() -> None:
+    wording = WORDINGS["sciworld"]
+    seen = wording.today(Message(role="user", content="above 50.0 degrees, or 51 degrees celsius, in the green house"))
+    assert seen.content == "above 50.0 degrees celsius, or 51 degrees celsius, in the greenhouse"
+    said = wording.today(Message(role="assistant", content="Thought: 50 degrees.\nAction: go to green house"))
+    assert said.content == "Thought: 50 degrees.\nAction: go to greenhouse"
 
 
 def test_agenttrajs_numbers_are_tasks() -> None:

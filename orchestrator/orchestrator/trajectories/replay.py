@@ -44,9 +44,14 @@ class Rules:
     failures: bool = False
 
 
+def words(text: str) -> Counter[str]:
+    """The words of an observation, without what stands between them."""
+    return Counter(re.findall(r"[\w'-]+", text))
+
+
 def same_words(one: str, other: str) -> bool:
     """Whether two observations hold the same words: engines list what a room holds in an order of their own."""
-    return Counter(re.findall(r"[^\s,()]+", one)) == Counter(re.findall(r"[^\s,()]+", other))
+    return words(one) == words(other)
 
 
 def split_answer(text: str) -> tuple[str | None, str | None]:
@@ -69,7 +74,7 @@ async def replay(trajectory: Trajectory, env: EnvClient, prompt: Prompt, rules: 
     if task is None:
         return Verdict(trajectory.source, None, None, "no task named", "the record names no task: add a task_id")
     wording = WORDINGS.get(env.name, Wording())
-    turns = [m.model_copy(update={"content": wording.today(m.content)}) for m in trajectory.messages]
+    turns = [wording.today(m) for m in trajectory.messages]
     first = next((i for i, m in enumerate(turns) if m.role == "assistant" and split_answer(m.content)[1] and _is_turn(turns, i)), None)
     if first is None or first == 0:
         return Verdict(trajectory.source, task, None, "no turn", "no assistant message holds an action")
@@ -155,7 +160,11 @@ def _difference(recorded: str, here: str, rules: Rules, where: str) -> str:
     if rules.observations == "any":
         return ""
     equal = recorded == here.strip() if rules.observations == "exact" else same_words(recorded, here)
-    return "" if equal else f"{where}: {recorded[:160]!r} in the file, {here[:160]!r} here"
+    if equal:
+        return ""
+    gone, new = words(recorded) - words(here), words(here) - words(recorded)
+    lists = (" ".join(sorted(side.elements()))[:120] or "nothing" for side in (gone, new))
+    return "{}: only in the file: {}; only here: {}".format(where, *lists)
 
 
 def _dropped(found: Verdict, reason: str, detail: str) -> Verdict:

@@ -1,8 +1,10 @@
 """Which task of the environment a trajectory from elsewhere belongs to, and what the two sides call the same thing."""
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from orchestrator.records import Message
 from orchestrator.trajectories.formats import Trajectory
 
 # AgentTraj numbers ScienceWorld's tasks through, type by type, without 2-3, 5-*, 9-* and 10-*. Read off the opening texts of its 2,120
@@ -23,19 +25,25 @@ AGENTTRAJ_SCIWORLD = (
 
 @dataclass(frozen=True)
 class Wording:
-    """What an older release of an engine called things: pairs of old and new text, applied to every message."""
+    """What an older release of an engine wrote: names, replaced in every message, and phrases (patterns) that only the world says."""
 
-    renamed: tuple[tuple[str, str], ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    phrases: tuple[tuple[str, str], ...] = ()
 
-    def today(self, text: str) -> str:
-        """The text in today's words."""
-        for old, new in self.renamed:
+    def today(self, message: Message) -> Message:
+        """The message in today's words."""
+        text = message.content
+        for old, new in self.names:
             text = text.replace(old, new)
-        return text
+        for pattern, new in self.phrases if message.role == "user" else ():
+            text = re.sub(pattern, new, text)
+        return message.model_copy(update={"content": text})
 
 
-#: scienceworld 1.2 writes "greenhouse" where 1.1 wrote "green house".
-WORDINGS = {"sciworld": Wording((("green house", "greenhouse"),))}
+#: scienceworld 1.2 against the release that AgentTraj was played with, found by comparing observations.
+WORDINGS = {
+    "sciworld": Wording((("green house", "greenhouse"), ("bath tub", "bathtub")), ((r"\bdegrees\b(?! celsius)", "degrees celsius"),)),
+}
 
 
 def task_of(env: str, trajectory: Trajectory) -> str | None:
