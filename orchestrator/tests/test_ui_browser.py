@@ -43,7 +43,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    make_run(folder / "demo", variations=8)
+    make_run(folder / "demo", variations=8, splits=("eto-seen",))
     make_run(folder / "running", splits=("eto-seen",))
     play(folder, 7)
     return folder
@@ -115,7 +115,7 @@ def test_every_page_fits_says_nothing_wrong_and_asks_only_its_own_server(
             assert tab.evaluate(f"{small}.length") == 0, name
             if shots:
                 Path(shots).mkdir(parents=True, exist_ok=True)
-                tab.screenshot(path=f"{shots}/{name}-{size}-{scheme}.png", full_page=name != "episodes")
+                tab.screenshot(path=f"{shots}/{name}-{size}-{scheme}.png")
         assert [f for f in faults if "404" not in f] == []
         assert [url for url in asked if not url.startswith((server, "data:"))] == []
 
