@@ -18,7 +18,7 @@ endif
 UV := .venv/bin/uv
 ETO := .venv/bin/eto
 MYPY := .venv/bin/mypy --no-error-summary
-ENVS := sciworld webshop
+ENVS := sciworld webshop alfworld
 READY := .venv/.ready $(ENVS:%=services/env-%/.venv/.ready) services/policy/.venv/.ready services/trainer/.venv/.ready
 
 # Each part's tests, and the virtual environment that they run in.
@@ -65,7 +65,9 @@ services/trainer/.venv/.ready: .venv/bin/uv $(wildcard services/trainer/requirem
 	$(UV) pip install --quiet --python $(@D) --no-deps -e services/trainer
 	@touch $@
 
-quickstart: install ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
+# The environment that a configuration names; the others need not be installed for it.
+ENV = $(shell sed -nE 's/^ +name: +(sciworld|webshop|alfworld).*/\1/p' $(CONFIG) | head -1)
+quickstart: .venv/.ready services/env-$(ENV)/.venv/.ready services/policy/.venv/.ready services/trainer/.venv/.ready ## the whole loop on this machine: SFT, evaluate, explore, pair, DPO, evaluate (MODEL=..., CONFIG=...)
 	$(ETO) run $(CONFIG) $(if $(MODEL),--set model=$(MODEL))
 
 check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
@@ -86,12 +88,13 @@ test: check ## check, then all tests, the quick ones first; WHAT='-k word' choos
 	  $${part##*=}/bin/python -m pytest -q -m "$$speed" $(WHAT) $${part%%=*} || test $$? = $(NOTHING_CHOSEN); \
 	done; done
 
-# A script's first line names the interpreter of the virtual environment that it needs.
+# A script's first line names the interpreter of the virtual environment that it needs. What is not executable is a part of others.
+scripts = $(basename $(notdir $(shell find $(1) -maxdepth 1 -name '*.py' -executable)))
 bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; writes benchmarks/out/ONLY.json
-	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/*.py)))); do benchmarks/$$name.py; done
+	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks)); do benchmarks/$$name.py; done
 
 soak: install ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
-	@set -e; for name in $(or $(ONLY),$(basename $(notdir $(wildcard benchmarks/soak/*.py)))); do benchmarks/soak/$$name.py; done
+	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do benchmarks/soak/$$name.py; done
 
 up: install ## start the services as local processes
 	$(ETO) services up

@@ -97,9 +97,9 @@ def many_sessions(service: RunningService, count: int, rng: random.Random) -> di
             for action in ("search[green tea]", "click[next >]"):
                 client.post("/step", json={"session_id": session, "action": action}).raise_for_status()
         back = rng.sample(sessions, 200)
-        replies = [
-            client.post("/step", json={"session_id": session, "action": "click[< prev]"}).raise_for_status().json() for session in back
-        ]
+        replies = []
+        for session in back:
+            replies.append(client.post("/step", json={"session_id": session, "action": "click[< prev]"}).raise_for_status().json())
         texts = {reply["observation"]["text"][-400:] for reply in replies}
         open_now = sum(not state["done"] for state in client.get("/sessions").json()["sessions"])
         assert len(texts) == 1, "all sessions came back to the same results"

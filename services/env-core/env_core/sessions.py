@@ -53,7 +53,7 @@ class SessionStore:
         self._gone: dict[str, str] = {}  # session id -> why
         self._watched: dict[str, asyncio.Future[str]] = {}
         self._resets: dict[str, tuple[str, asyncio.Task[bytes] | None]] = {}  # request id -> session id, and the work while it is on
-        self._opening = 0
+        self._opening: set[str] = set()  # ids of sessions in which an episode begins
         self._in_flight: set[asyncio.Task[Any]] = set()
         metrics.watch("eto_env_sessions", "Sessions, by state.", self.counts)
 
@@ -72,7 +72,7 @@ class SessionStore:
     @property
     def live(self) -> int:
         """How many episodes are under way or begin."""
-        return len(self._live) + self._opening
+        return len(self._live) + len(self._opening)
 
     def too_many(self) -> ServiceError:
         """Return the error of a request over the cap."""
@@ -92,19 +92,22 @@ class SessionStore:
             return await self._repeated(request.request_id)
         self._refuse_while_draining()
         old = None if request.session_id is None else self._idle_session(request.session_id)
+        session_id = old.session_id if old else new_id or uuid.uuid4().hex
+        if session_id in self._opening or (old is None and (session_id in self._live or session_id in self._over)):
+            raise step_in_progress(session_id)
         opens = old is None or old.done
         if opens:
             self._refuse_over_cap()
+            self._opening.add(session_id)
         session = Session(
-            session_id=old.session_id if old else new_id or uuid.uuid4().hex,
+            session_id=session_id,
             episode_id=request.episode_id,
             task=task,
             seed=request.seed,
             max_steps=request.max_steps or task.max_steps,
             reset_id=request.request_id,
         )
-        self._opening += opens
-        work = self._start(old or session, None, self._begin(session, old, list(request.include), opens))
+        work = self._start(old or session, None, self._begin(session, old, list(request.include)))
         if request.request_id is not None:
             self._resets[request.request_id] = (session.session_id, work)
         return session.session_id, await asyncio.shield(work)
@@ -196,7 +199,7 @@ class SessionStore:
         task.add_done_callback(ended)
         return task
 
-    async def _begin(self, session: Session, old: Session | None, include: list[str], opens: bool) -> bytes:
+    async def _begin(self, session: Session, old: Session | None, include: list[str]) -> bytes:
         try:
             if old is not None:
                 session.lease, old.lease = old.lease, None  # if this fails, the old episode is replayed when it goes on
@@ -211,7 +214,7 @@ class SessionStore:
             self._resets.pop(session.reset_id or "", None)
             raise
         finally:
-            self._opening -= opens
+            self._opening.discard(session.session_id)
         if old is not None:
             self._resets.pop(old.reset_id or "", None)
         self._metrics.reset_s.observe(time.monotonic() - started)

@@ -140,7 +140,7 @@ def task_routes(environment: Environment, experts: Experts) -> APIRouter:
     async def list_environments() -> Response:
         return _json([environment.name])
 
-    @router.get("/tasks/{task_id}/expert")
+    @router.get("/tasks/{task_id:path}/expert")
     async def expert(task_id: str) -> Response:
         task = find_task(environment, task_id)
         actions, source = await experts.actions(task.task_id)

@@ -1,0 +1,1 @@
+"""ALFWorld as an environment service."""
