@@ -18,13 +18,30 @@ def eto(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['eto', '--help']; from orchestrator.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print(sorted(m for m in ('httpx', 'pydantic', 'yaml', 'jinja2', 'torch') if m in sys.modules))"
+    code += "print(sorted(m for m in ('fastapi', 'httpx', 'pydantic', 'yaml', 'jinja2', 'torch', 'uvicorn') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_command_has_a_help() -> None:
-    commands = ["run", "report", "experts", "rollout", "pairs", "train", "services up", "services down", "services status"]
+    commands = [
+        "run",
+        "report",
+        "experts",
+        "rollout",
+        "pairs",
+        "train",
+        "services up",
+        "services down",
+        "services status",
+        "runs list",
+        "runs show",
+        "runs compare",
+        "runs rm",
+        "ui",
+        "doctor",
+        "init",
+    ]
     for command in commands:
         done = eto(*command.split(), "--help")
         assert done.returncode == 0, command
