@@ -83,3 +83,11 @@ def test_a_job_that_the_trainer_refuses_is_told_with_its_reason(tmp_path: Path) 
     assert done.returncode == 1
     assert "none.jsonl cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_experts_as_json_print_only_their_summary(sciworld: str, tmp_path: Path) -> None:
+    out, kind = tmp_path / "experts.jsonl", "task-6-lifespan-(longest-lived)"
+    done = eto("experts", "--split", "eto-train", "--type", kind, "--per-type", "2", "--env-url", sciworld, "--out", str(out), "--json")
+    assert json.loads(done.stdout) == {"out": str(out), "episodes": 2, "mean_score": 1.0, "success": 2}
+    assert len(out.read_text().splitlines()) == 2
