@@ -212,7 +212,7 @@ def test_everything_works_without_script(browser: Browser, server: str) -> None:
     with context(browser, base_url=server, java_script_enabled=False) as made:
         tab = made.new_page()
         tab.goto("/runs/demo/episodes")
-        tab.get_by_label("Success", exact=True).select_option("yes")
+        tab.locator("select[name=success]").select_option("yes")
         tab.get_by_role("button", name="Show").click()
         successes = tab.locator("tbody td:nth-child(4)").all_text_contents()
         assert successes
