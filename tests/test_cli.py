@@ -18,13 +18,30 @@ def eto(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['eto', '--help']; from orchestrator.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print(sorted(m for m in ('httpx', 'pydantic', 'yaml', 'jinja2', 'torch') if m in sys.modules))"
+    code += "print(sorted(m for m in ('fastapi', 'httpx', 'pydantic', 'yaml', 'jinja2', 'torch', 'uvicorn') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_command_has_a_help() -> None:
-    commands = ["run", "report", "experts", "rollout", "pairs", "train", "services up", "services down", "services status"]
+    commands = [
+        "run",
+        "report",
+        "experts",
+        "rollout",
+        "pairs",
+        "train",
+        "services up",
+        "services down",
+        "services status",
+        "runs list",
+        "runs show",
+        "runs compare",
+        "runs rm",
+        "ui",
+        "doctor",
+        "init",
+    ]
     for command in commands:
         done = eto(*command.split(), "--help")
         assert done.returncode == 0, command
@@ -66,3 +83,11 @@ def test_a_job_that_the_trainer_refuses_is_told_with_its_reason(tmp_path: Path) 
     assert done.returncode == 1
     assert "none.jsonl cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_experts_as_json_print_only_their_summary(sciworld: str, tmp_path: Path) -> None:
+    out, kind = tmp_path / "experts.jsonl", "task-6-lifespan-(longest-lived)"
+    done = eto("experts", "--split", "eto-train", "--type", kind, "--per-type", "2", "--env-url", sciworld, "--out", str(out), "--json")
+    assert json.loads(done.stdout) == {"out": str(out), "episodes": 2, "mean_score": 1.0, "success": 2}
+    assert len(out.read_text().splitlines()) == 2

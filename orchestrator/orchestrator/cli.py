@@ -29,6 +29,7 @@ app.command("init")(cli_ui.init)
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print {out, episodes, mean_score, success}; progress goes to standard error.")]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
 
 
@@ -125,12 +126,13 @@ def experts(
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Write expert trajectories: the environment's own gold paths, replayed, with first-person thoughts."""
     from orchestrator import commands
     from orchestrator.config import TaskSet
 
-    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed))
+    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed, as_json))
 
 
 @app.command()
@@ -150,6 +152,7 @@ def rollout(
     concurrency: Annotated[int, typer.Option(min=1, help="Episodes at a time.")] = 8,
     example: Annotated[bool, typer.Option(help="Show the worked example (one-shot).")] = True,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Play episodes and write them down: evaluation or exploration. Started again, it plays what is missing."""
     from orchestrator import commands
@@ -157,7 +160,7 @@ def rollout(
 
     settings = RolloutSection(concurrency=concurrency, temperature=temperature, max_tokens=max_tokens, example=example)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, policy_url, model, policy, tasks, samples, settings, out, seed))
+    _run(commands.rollout(env, env_url, policy_url, model, policy, tasks, samples, settings, out, seed, as_json))
 
 
 @app.command()

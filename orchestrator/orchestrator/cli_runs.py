@@ -78,9 +78,10 @@ def compare(
 ) -> None:
     """Compare two policies, of one run or of two: paired differences, B minus A, on the tasks that both played."""
     from orchestrator.config import ConfigError
-    from orchestrator.report.html import interval, p_value, percent, score, signed
+    from orchestrator.report.html import interval, p_value, score, signed
     from orchestrator.run_compare import CompareError, Selection
     from orchestrator.run_compare import compare as compared
+    from orchestrator.statistics import PairedDifference
 
     chosen = [Selection(_folder(runs, name), policy) for name, policy in (_split(runs, a), _split(runs, b))]
     try:
@@ -90,23 +91,16 @@ def compare(
     if as_json:
         _print_json(asdict(result))
         return
-    typer.echo(f"A = {result.a}, B = {result.b}; differences are B minus A, paired by task, 95 % intervals")
-    rows = [
-        [
-            s.split,
-            str(s.score.n),
-            f"{score(s.score_a.mean)} {interval(s.score_a)}",
-            f"{score(s.score_b.mean)} {interval(s.score_b)}",
-            f"{signed(s.score.mean)} {interval(s.score, signed)}",
-            f"{s.score.wins}/{s.score.ties}/{s.score.losses}",
-            p_value(s.score.p),
-            f"{percent(s.success_a.mean)} / {percent(s.success_b.mean)}",
-            f"{signed(s.success.mean)} {interval(s.success, signed)}",
-        ]
-        for s in result.splits
-    ]
-    head = ["Split", "n", "Score A", "Score B", "Difference", "Win/tie/loss", "Sign test p", "Success A / B", "Difference"]
-    _print_table(head, rows)
+    typer.echo(f"A = {result.a}, B = {result.b}; B - A is paired by task; 95 % intervals; p of the sign test")
+    for measure in ("score", "success"):
+        rows = []
+        for s in result.splits:
+            d: PairedDifference = getattr(s, measure)
+            sides = [getattr(s, f"{measure}_a"), getattr(s, f"{measure}_b")]
+            told = [f"{score(side.mean)} {interval(side)}" for side in sides]
+            ends = [f"{signed(d.mean)} {interval(d, signed)}", f"{d.wins}/{d.ties}/{d.losses}", p_value(d.p)]
+            rows.append([s.split, str(d.n), *told, *ends])
+        _print_table([measure.capitalize(), "n", "A", "B", "B - A", "W/T/L", "p"], rows)
     for note in [*result.notes, *(f"no common task on {split}" for split in result.left_out)]:
         typer.echo(f"note: {note}")
 
@@ -180,8 +174,8 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
     from orchestrator.progress import terminal
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in head:
-        table.add_column(name, justify="right" if name in ("Score", "n", "Took") else "left")
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i and name in ("Score", "n", "Took") else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: names from files must not be read as markup
     terminal().print(table)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.console import Console
 
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
@@ -24,12 +25,12 @@ from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
 PATIENCE_S = 10.0
 
 
-async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int) -> None:
+async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int, as_json: bool = False) -> None:
     """`eto experts`."""
     async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
         prompt = load_prompt(env_name)
         player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
-        await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed)
+        await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
 
 
 async def rollout(
@@ -43,6 +44,7 @@ async def rollout(
     settings: RolloutSection,
     out: Path,
     seed: int,
+    as_json: bool = False,
 ) -> None:
     """`eto rollout`."""
     sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens)
@@ -51,20 +53,23 @@ async def rollout(
         PolicyClient(policy_url, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
     ):
         player = Player(client, policy, None, sampling, load_prompt(env_name), settings.example)
-        await _play(env, player, tasks, samples, out, settings.concurrency, seed)
+        await _play(env, player, tasks, samples, out, settings.concurrency, seed, as_json)
 
 
-async def _play(env: EnvClient, player: Player, tasks: TaskSet, samples: int, out: Path, concurrency: int, seed: int) -> None:
+async def _play(
+    env: EnvClient, player: Player, tasks: TaskSet, samples: int, out: Path, concurrency: int, seed: int, as_json: bool
+) -> None:
     todo = [Assignment(task, tasks.split, sample, seed) for task in await choose_tasks(env, tasks) for sample in range(samples)]
-    display = Display()
+    display = Display(Console(stderr=True) if as_json else None)
     with display.stage(out.name, "rollout") as progress:
         progress.total(len(todo), "episodes")
         run_id = f"eto-{out.resolve()}"
         played = await rollouts.run(todo, env, player, out, concurrency=concurrency, run_id=run_id, finished=progress.episode)
         scores = [e.score for e in played.episodes]
-        progress.finish(
-            {"episodes": len(scores), "mean_score": sum(scores) / len(scores), "success": sum(e.success for e in played.episodes)}
-        )
+        summary = {"episodes": len(scores), "mean_score": sum(scores) / len(scores), "success": sum(e.success for e in played.episodes)}
+        progress.finish(summary)
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **summary}))
 
 
 PAIR_RULES = {"eto": pairs.make_pair, "step": pairs.make_step_pair}

@@ -91,8 +91,8 @@ def terminal() -> Console:
 class Display:
     """The terminal of a run."""
 
-    def __init__(self) -> None:
-        self.console = terminal()
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console if console is not None else terminal()
         self.live = self.console.is_terminal
         self.bars = Progress(
             SpinnerColumn(),

@@ -101,6 +101,7 @@ def _episodes(chosen: Selection) -> tuple[str, dict[str, list[Episode]]]:
         raise CompareError(f"{info.name} has {what}; it has {', '.join(known) or 'none yet'}.")
     file = chosen.folder / "stages" / f"evaluate-{policy}" / "episodes.jsonl"
     splits: dict[str, list[Episode]] = {}
-    for episode in jsonl.read(file, Episode) if file.exists() else ():
+    # in the report's order, so that the bootstrap's intervals are the report's
+    for episode in sorted(jsonl.read(file, Episode), key=lambda e: e.key) if file.exists() else ():
         splits.setdefault(episode.split or "unnamed", []).append(episode)
     return f"{info.name}:{policy}", splits

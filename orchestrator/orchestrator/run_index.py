@@ -104,7 +104,7 @@ def read_run(folder: Path) -> RunInfo:
         run_id=_text(manifest.get("run_id")),
         code_version=_text(manifest.get("code_version")),
         env=config.env.name if config is not None else _text(mapping(raw.get("env")).get("name")),
-        model=config.base_model if config is not None else _text(raw.get("model")),
+        model=config.base_model if config is not None else ("a fresh model" if mapping(raw.get("model")) else _text(raw.get("model"))),
         stages=stages,
         policy=last.name.removeprefix("evaluate-") if last is not None else None,
         mean_score=number(summary.get("mean_score")),

@@ -65,6 +65,7 @@ def test_every_page_answers_and_runs_only_our_own_script_and_style(shown, page):
         assert " style=" not in answer.text
         assert not re.search(r"<script(?! src=\"/static/)|\son[a-z]+=", answer.text)
     assert not re.search(r"(src|href)=\"(https?:)?//", answer.text)
+    assert "=&#34;" not in answer.text  # an attribute whose quotes were escaped
 
 
 def test_the_list_tells_state_stages_and_the_last_score(shown):

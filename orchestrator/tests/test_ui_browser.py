@@ -43,7 +43,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    make_run(folder / "demo", variations=8)
+    make_run(folder / "demo", variations=8, splits=("eto-seen",))
     make_run(folder / "running", splits=("eto-seen",))
     play(folder, 7)
     return folder
@@ -115,17 +115,24 @@ def test_every_page_fits_says_nothing_wrong_and_asks_only_its_own_server(
             assert tab.evaluate(f"{small}.length") == 0, name
             if shots:
                 Path(shots).mkdir(parents=True, exist_ok=True)
-                tab.screenshot(path=f"{shots}/{name}-{size}-{scheme}.png", full_page=name != "episodes")
+                tab.screenshot(path=f"{shots}/{name}-{size}-{scheme}.png")
         assert [f for f in faults if "404" not in f] == []
         assert [url for url in asked if not url.startswith((server, "data:"))] == []
 
 
+def ready(page: Page) -> None:
+    """Wait until the page's script hears keys, which it shows by its button."""
+    expect(page.locator("[data-keys]")).to_be_visible(timeout=PATIENCE_MS)
+
+
 def test_keys_search_walk_open_and_go_back(page: Page) -> None:
     page.goto("/runs/demo/episodes?in=evaluate-sft")
+    ready(page)
     page.keyboard.press("/")
     page.keyboard.type("thermometer")
     page.keyboard.press("Enter")
     page.wait_for_url("**/episodes?*q=thermometer*")
+    ready(page)
     page.keyboard.press("j")
     page.keyboard.press("j")
     second = page.locator("[data-row] a").nth(1)
@@ -133,11 +140,13 @@ def test_keys_search_walk_open_and_go_back(page: Page) -> None:
     task = second.text_content()
     page.keyboard.press("Enter")
     page.wait_for_url("**/episode?*")
+    ready(page)
     assert page.locator("h1").text_content() == task
     page.keyboard.press("j")
     expect(page.locator("#turn-1 .number a")).to_be_focused()
     page.keyboard.press("n")
     page.wait_for_function("task => document.querySelector('h1').textContent !== task", arg=task)
+    ready(page)
     assert "3 of " in (page.locator("nav.pager").first.text_content() or "")
     page.keyboard.press("u")
     page.wait_for_url("**/episodes?*q=thermometer*")
@@ -145,6 +154,7 @@ def test_keys_search_walk_open_and_go_back(page: Page) -> None:
 
 def test_the_list_of_keys_opens_and_closes(page: Page) -> None:
     page.goto("/")
+    ready(page)
     page.keyboard.press("?")
     expect(page.locator("dialog")).to_be_visible()
     page.keyboard.press("Escape")
@@ -165,6 +175,7 @@ def test_a_filter_applies_when_it_is_chosen_and_its_address_can_be_shared(page: 
 
 def test_d_leads_to_where_two_trajectories_part(page: Page) -> None:
     page.goto("/runs/demo/pair?stage=pairs-1&line=1")
+    ready(page)
     page.keyboard.press("d")
     expect(page.locator("#parting")).to_be_in_viewport()
 
@@ -201,7 +212,7 @@ def test_everything_works_without_script(browser: Browser, server: str) -> None:
     with context(browser, base_url=server, java_script_enabled=False) as made:
         tab = made.new_page()
         tab.goto("/runs/demo/episodes")
-        tab.get_by_label("Success", exact=True).select_option("yes")
+        tab.locator("select[name=success]").select_option("yes")
         tab.get_by_role("button", name="Show").click()
         successes = tab.locator("tbody td:nth-child(4)").all_text_contents()
         assert successes
