@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -94,6 +95,9 @@ def test_a_worker_that_grew_too_large_is_recycled_and_its_sessions_move(serve, s
         before = set(workers(service))
         play.say(fat, "grow 250")
         assert play.say(lean, "add 1") == "The count is 3."
+        deadline = time.monotonic() + 30  # the answer does not wait for the worker's end
+        while not before - set(workers(service)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert len(before - set(workers(service))) == 1, "one worker has ended"
 
 
