@@ -134,6 +134,18 @@ def test_a_checkpoint_of_an_older_release_whose_job_lacks_new_options_is_still_t
     assert (code, [event["event"] for event in events]) == (0, ["end"])
 
 
+def test_sharing_the_beginning_of_pairs_changes_no_step(world, trained, tmp_path):
+    seen = []
+    for share in (True, False):
+        job = DPO | {"model": str(world / "sft"), "data": str(world / "dpo.jsonl"), "output": str(tmp_path / f"out{share}")}
+        code, events = run(tmp_path, job | {"share_beginning": share, "epochs": 2})
+        assert code == 0, events
+        seen.append([event for event in events if event["event"] == "step"])
+    for one, two in zip(*seen, strict=True):
+        for name in ("loss", "logp_chosen", "logp_rejected"):
+            assert one[name] == pytest.approx(two[name], abs=1e-3 if name != "loss" else 1e-4)
+
+
 def test_micro_batches_do_not_change_the_step(world, tmp_path):
     """Uneven passes: 8 conversations of unlike length in passes of 8, 2 and 1."""
     records = [{"messages": r["messages"][: 2 + 2 * (i % 3)]} for i, r in enumerate(sft_records())]

@@ -69,7 +69,7 @@ def collate_dpo(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         [example[f"{side}_ids"] for side in ("chosen", "rejected") for example in examples],
         [example[f"{side}_mask"] for side in ("chosen", "rejected") for example in examples],
     )
-    batch["items"] = torch.tensor(len(examples))
+    batch["items"] = batch["pairs"] = torch.tensor(len(examples))
     for key in ("ref_chosen_logps", "ref_rejected_logps"):
         if key in examples[0]:
             batch[key] = torch.tensor([example[key] for example in examples])

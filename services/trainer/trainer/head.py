@@ -17,8 +17,8 @@ from trainer.losses import target_logps
 
 
 @contextmanager
-def head_at(head: nn.Module, keep: Tensor) -> Iterator[None]:
-    """Let the head see only the positions of keep [rows, positions]; its output becomes [n, vocabulary]."""
+def head_at(head: nn.Module, keep: Tensor | tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Let the head see only the positions of keep, a mask [rows, positions] or their indices; its output becomes [n, vocabulary]."""
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][keep], *args[1:])

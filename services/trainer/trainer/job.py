@@ -88,6 +88,9 @@ class Job(Section):
         "auto", description="arithmetic of forward and backward (weights stay float32); auto: the faster one here"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    share_beginning: bool = Field(
+        True, description="dpo: compute what chosen and rejected have in common once, where the model's attention allows it"
+    )
     checkpoint_every_s: float = Field(600.0, ge=0, description="seconds between resumable states; 0: every step")
     report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(
         [], description="trackers to log to beside the progress lines; their packages are installed by hand"

@@ -20,6 +20,7 @@ from trainer.head import logps_at_targets
 from trainer.job import LossOptions
 from trainer.losses import Sides, dpo_loss, sft_loss, sums_by_row
 from trainer.progress import Progress
+from trainer.shared import shared_logps
 
 
 class AgentTrainer(Trainer):
@@ -127,9 +128,8 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Return the loss of one pass, a mean over the pairs of the optimiser step."""
-        policy = self._sides(model, inputs)
+        policy, targets = self._sides(model, inputs)
         reference = Sides(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
-        targets = Sides(*inputs["loss_mask"][:, 1:].sum(1).chunk(2))
         terms = dpo_loss(policy, reference, targets, self.loss_options)
         margins = terms.reward_chosen - terms.reward_rejected
         self.count(
@@ -148,12 +148,17 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the reference's sums, once, before training; TRL calls this for every batch of the data."""
         with torch.no_grad(), self._without_adapters(), self.accelerator.autocast():
-            sides = self._sides(model, inputs)
+            sides, _ = self._sides(model, inputs)
         return sides.chosen.float(), sides.rejected.float()
 
-    def _sides(self, model: nn.Module, inputs: dict[str, Tensor]) -> Sides:
-        logps, rows = self._logps(model, inputs)
-        return Sides(*sums_by_row(logps, rows, inputs["input_ids"].shape[0]).chunk(2))
+    def _sides(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Sides, Sides]:
+        """Return the sum of each side's log-probabilities, and over how many targets it goes."""
+        if "layout" in inputs:
+            logps, rows = shared_logps(model, self._head(), inputs)
+        else:
+            logps, rows = self._logps(model, inputs)
+        count = 2 * int(inputs["pairs"])
+        return Sides(*sums_by_row(logps, rows, count).chunk(2)), Sides(*torch.bincount(rows, minlength=count).chunk(2))
 
     def _without_adapters(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)

@@ -25,6 +25,7 @@ from trainer.examples import Examples, dpo_examples, sft_examples
 from trainer.job import Job
 from trainer.precision import choose_precision
 from trainer.progress import Progress
+from trainer.shared import NAME, can_share, collate_shared
 from trainer.states import SaveNowAndThen, last_state, open_partial
 from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
 
@@ -159,7 +160,10 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
     rows = sorted(examples.rows, key=lambda row: -row["length"])  # little padding when the reference reads them in order
     # frozen weights need no float32 master copy
     frozen_in_bf16 = job.lora is not None and precision == "bf16"
-    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
+    shared = job.method == "dpo" and job.share_beginning and can_share(AutoConfig.from_pretrained(job.base))
+    attention = {"attn_implementation": NAME} if shared else {}
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype, **attention)
     parts: dict[str, Any] = {
         "model": model,
         "train_dataset": Dataset.from_list(rows),
@@ -171,7 +175,7 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         return SftTrainer(args=sft, data_collator=collate_sft, **parts)
     dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
-    trainer = DpoTrainer(args=dpo, data_collator=collate_dpo, **parts)
+    trainer = DpoTrainer(args=dpo, data_collator=collate_shared if shared else collate_dpo, **parts)
     trainer.loss_options = job.loss
     return trainer
 
