@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from orchestrator.run_store import RunStore
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from run_builder import make_run, played_by, write_lines
@@ -118,6 +119,20 @@ def test_every_page_fits_says_nothing_wrong_and_asks_only_its_own_server(
                 tab.screenshot(path=f"{shots}/{name}-{size}-{scheme}.png")
         assert [f for f in faults if "404" not in f] == []
         assert [url for url in asked if not url.startswith((server, "data:"))] == []
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+def test_axe_finds_nothing_serious_on_any_page(browser: Browser, server: str, size: str, scheme: str) -> None:
+    width, height = SIZES[size]
+    found = []
+    with context(browser, base_url=server, viewport={"width": width, "height": height}, color_scheme=scheme) as made:
+        tab = made.new_page()
+        for name, address in PAGES.items():
+            tab.goto(address)
+            for fault in Axe().run(tab).response["violations"]:
+                if fault["impact"] in ("serious", "critical"):
+                    found += [(name, fault["id"], node["html"][:160], node["failureSummary"][:300]) for node in fault["nodes"][:3]]
+    assert found == []
 
 
 def ready(page: Page) -> None:
