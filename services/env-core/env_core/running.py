@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def wait_until_ready(service: RunningService, timeout_s: float) -> None:
     """Return when an episode can start."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"{service.url}/ready", timeout=5):  # noqa: S310
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{service.url}/ready", timeout=5):  # noqa: S310
             return
         if (status := service.process.poll()) is not None:
             raise RuntimeError(f"The service at {service.url} was waited for, but ended with status {status}; read its log")
