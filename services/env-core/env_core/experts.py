@@ -37,7 +37,7 @@ class Experts:
                 "bring expert episodes of your own.",
             )
         async with self._one_at_a_time:
-            if task_id not in self._known:
+            if not self._known.get(task_id):  # none found, in the time there was, is no answer to keep
                 self._known[task_id] = await self._ask(task_id)
                 while len(self._known) > KEPT:
                     del self._known[next(iter(self._known))]
