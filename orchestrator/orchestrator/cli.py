@@ -20,10 +20,6 @@ app = typer.Typer(
 )
 services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
 app.add_typer(services_app, name="services")
-app.add_typer(cli_runs.app, name="runs")
-app.command("ui")(cli_ui.ui)
-app.command("doctor")(cli_ui.doctor)
-app.command("init")(cli_ui.init)
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
@@ -209,6 +205,12 @@ def services_status(
     from orchestrator import commands
 
     _run(commands.services_status(names, as_json))
+
+
+app.add_typer(cli_runs.app, name="runs")
+app.command("ui")(cli_ui.ui)
+app.command("doctor")(cli_ui.doctor)
+app.command("init")(cli_ui.init)
 
 
 @app.callback()
