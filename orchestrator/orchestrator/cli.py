@@ -22,10 +22,6 @@ data_app = typer.Typer(help="Trajectories and pairs in the formats of the field:
 services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
 app.add_typer(services_app, name="services")
 app.add_typer(data_app, name="data")
-app.add_typer(cli_runs.app, name="runs")
-app.command("ui")(cli_ui.ui)
-app.command("doctor")(cli_ui.doctor)
-app.command("init")(cli_ui.init)
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
@@ -262,6 +258,12 @@ def services_status(
     from orchestrator import commands
 
     _run(commands.services_status(names, as_json))
+
+
+app.add_typer(cli_runs.app, name="runs")
+app.command("ui")(cli_ui.ui)
+app.command("doctor")(cli_ui.doctor)
+app.command("init")(cli_ui.init)
 
 
 @app.callback()
