@@ -78,7 +78,8 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
             else:
                 reply = await env.step(reply.metadata.session_id, action, request_id=str(len(steps)))
                 observation, reward = reply.observation.text, reply.reward
-            valid = action is not None and not player.prompt.refused(observation)
+            # an environment that knows says so; of the others the words of a refusal are known
+            valid = action is not None and reply.metadata.info.get("valid", True) and not player.prompt.refused(observation)
             steps.append(_step(action, reward, valid, reply, answer, time.monotonic() - acted))
             messages += [Message(role="assistant", content=answer.text), player.prompt.observation(observation)]
             reason = _end(reply, len(steps), time.monotonic() - clock, player)

@@ -311,3 +311,10 @@ def test_the_terminal_table_has_a_row_per_policy_and_split(finished_run):
     text = _terminal(build_report(finished_run))
     assert len(re.findall(r"eto-(?:un)?seen", text)) == 6
     assert text.count("[+") + text.count("[\N{MINUS SIGN}") == 4
+
+
+def test_a_stage_that_was_set_aside_is_not_counted(run_dir):
+    before = build_report(run_dir)
+    shutil.copytree(run_dir / "stages" / "evaluate-sft", run_dir / "stages" / "evaluate-sft.stale-1")
+    after = build_report(run_dir)
+    assert (after.policies, [s.name for s in after.stages]) == (before.policies, [s.name for s in before.stages])

@@ -63,7 +63,7 @@ def load_run(run_dir: Path) -> Run:
     if not config_text:
         notes.append("config.yaml is missing")
     manifest = read_json(run_dir / "manifest.json", notes, "manifest.json")
-    folders = sorted(p for p in (run_dir / "stages").glob("*") if p.is_dir())
+    folders = sorted(p for p in (run_dir / "stages").glob("*") if p.is_dir() and ".stale-" not in p.name)
     stages = sorted((_load_stage(p, notes) for p in folders), key=lambda s: place(s.name, s.kind, s.done))
     notes += [f"stage {s.name} is unfinished" for s in stages if not s.done]
     return Run(run_dir, manifest, _parse_yaml(config_text, notes), config_text, stages, notes)
