@@ -179,6 +179,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["sft", "dpo"])
     parser.add_argument("--arms", nargs="+", default=["ours", "trl", "reference"])
     arguments = parser.parse_args()
+    if arguments.trajectories < 2:
+        parser.error("--trajectories must be at least 2: a pair is two different ones")
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     talks = conversations(arguments.data, tokenizer, arguments.trajectories)
     precision = choose_precision("auto")
