@@ -95,7 +95,7 @@ def options(arguments: argparse.Namespace, precision: str, folder: str) -> dict[
         "per_device_train_batch_size": arguments.micro_batch_size,
         "gradient_accumulation_steps": arguments.trajectories // arguments.micro_batch_size,
         "max_steps": arguments.steps + 1,
-        "learning_rate": 1e-5,
+        "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch_fused",
         "bf16": precision == "bf16",
@@ -116,7 +116,7 @@ def ours(method: str, examples: Any, arguments: argparse.Namespace, precision: s
         model=str(arguments.model),
         data="-",
         output=str(folder),
-        learning_rate=1e-5,
+        learning_rate=arguments.learning_rate,
         batch_size=arguments.trajectories,
         micro_batch_size=arguments.micro_batch_size,
         max_steps=arguments.steps + 1,
@@ -176,12 +176,16 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=4, help="conversations (and pairs) of an optimiser step")
     parser.add_argument("--micro-batch-size", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2, help="measured optimiser steps, after one of warm-up")
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--methods", nargs="+", default=["sft", "dpo"])
     parser.add_argument("--arms", nargs="+", default=["ours", "trl", "reference"])
     arguments = parser.parse_args()
+    if arguments.trajectories < 2:
+        parser.error("--trajectories must be at least 2: a pair is two different ones")
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     talks = conversations(arguments.data, tokenizer, arguments.trajectories)
-    precision = choose_precision("auto")
+    precision = choose_precision(arguments.precision)
     sft = sft_examples(tokenizer, [Conversation(t, "") for t in talks], REFERENCE_LENGTH)
     pairs = [Pair(t[:3], t[3:], talks[(i + 1) % len(talks)][3:], "") for i, t in enumerate(talks)]
     dpo = dpo_examples(tokenizer, pairs, REFERENCE_LENGTH)

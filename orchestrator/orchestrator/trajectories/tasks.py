@@ -42,7 +42,10 @@ class Wording:
 
 #: scienceworld 1.2 against the release that AgentTraj was played with, found by comparing observations.
 WORDINGS = {
-    "sciworld": Wording((("green house", "greenhouse"), ("bath tub", "bathtub")), ((r"\bdegrees\b(?! celsius)", "degrees celsius"),)),
+    "sciworld": Wording(
+        names=(("green house", "greenhouse"), ("bath tub", "bathtub"), ("sandwhich", "sandwich")),
+        phrases=((r"\bdegrees\b(?! celsius)", "degrees celsius"),),
+    ),
 }
 
 

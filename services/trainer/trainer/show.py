@@ -1,6 +1,7 @@
 """What training would see of a data file: lengths, what is cut or dropped, and which tokens carry loss, in colour."""
 
 import json
+from math import ceil
 from statistics import median
 from typing import Any, TextIO
 
@@ -29,7 +30,7 @@ def show(path: str, model: str, max_length: int, examples: int, out: TextIO, col
         "truncated": found.truncated,
         "tokens": found.tokens,
         "loss_tokens": found.loss_tokens,
-        "length": {"min": lengths[0], "median": median(lengths), "p95": lengths[int(0.95 * (len(lengths) - 1))], "max": lengths[-1]}
+        "length": {"min": lengths[0], "median": median(lengths), "p95": lengths[ceil(0.95 * len(lengths)) - 1], "max": lengths[-1]}
         if lengths
         else None,
         "max_length": max_length,
