@@ -63,7 +63,7 @@ def test_what_the_world_does_not_say_or_pay_is_dropped_with_its_reason(golds: tu
         "no task named": 1,
         "the opening differs": 1,
     }
-    assert "You win at once" in report["examples"]["an observation differs"][0]["why"]
+    assert "only in the file: You at once win" in report["examples"]["an observation differs"][0]["why"]
 
 
 def test_a_trajectory_without_success_is_kept_if_asked_for(golds: tuple[str, Path]) -> None:

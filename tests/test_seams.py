@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from orchestrator.config import DEFAULT_MODEL, LoraSection, ScratchModel, TrainSection
 from orchestrator.process import ServiceError
+from orchestrator.stages import LOSS_OPTIONS
 from orchestrator.versions import read_checkpoint
 
 from orchestrator import places, services
@@ -32,8 +33,8 @@ def limits(field: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_trainer_takes_every_setting_that_a_run_may_give_it(job: dict[str, Any]) -> None:
     ours = TrainSection.model_json_schema()["properties"]
-    beta = ours.pop("beta")
-    assert limits(beta) == limits(job["$defs"]["LossOptions"]["properties"]["beta"])
+    for name, theirs in LOSS_OPTIONS.items():
+        assert limits(ours.pop(name)) == limits(job["$defs"]["LossOptions"]["properties"][theirs]), name
     ours.pop("lora")
     for name, field in ours.items():
         assert limits(field) == limits(job["properties"][name]), name
