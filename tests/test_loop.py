@@ -17,10 +17,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    run = Run(tmp_path_factory.mktemp("loop"))
-    yield run
-    for running in process.find_all():
-        process.stop(running)
+    folder = tmp_path_factory.mktemp("loop")
+    # services of the other tests run under the same names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETO_STATE", str(folder / "state"))
+        yield Run(folder)
+        for running in process.find_all():
+            process.stop(running)
 
 
 def test_a_run_whose_orchestrator_is_killed_in_explore_and_whose_policy_is_killed_in_evaluate_ends_complete(run: Run) -> None:

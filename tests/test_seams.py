@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator.config import DEFAULT_MODEL, LoraSection, ScratchModel, TrainSection
+from orchestrator.config import DEFAULT_MODEL, EnvSection, LoraSection, ScratchModel, TrainSection
 from orchestrator.process import ServiceError
 from orchestrator.stages import LOSS_OPTIONS
 from orchestrator.versions import read_checkpoint
+from tiny_run import free_port
 
 from orchestrator import places, services
 
@@ -74,3 +75,9 @@ def test_a_hub_id_is_passed_on_and_a_directory_that_is_none_is_told() -> None:
     assert asyncio.run(services.prepare_model("org/model")) == "org/model"
     with pytest.raises(ServiceError, match="there is no such directory"):
         asyncio.run(services.prepare_model("./nowhere"))
+
+
+def test_a_service_started_by_hand_at_another_address_is_left_alone_and_told(sciworld: str) -> None:
+    other = services.env_service(EnvSection(port=free_port()))
+    with pytest.raises(ServiceError, match=f"runs here at {sciworld}, started by hand"):
+        asyncio.run(services.ensure(other))

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 import httpx
@@ -12,10 +14,16 @@ from orchestrator.config import DEFAULT_MODEL, EnvSection, PolicySection
 from orchestrator.process import Running, Service
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all: to make it takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
 def _get_ok(url: str, headers: dict[str, str] | None = None) -> Callable[[], Awaitable[bool]]:
     async def ok() -> bool:
         try:
-            async with httpx.AsyncClient(timeout=5.0) as client:
+            async with httpx.AsyncClient(timeout=5.0, verify=_tls()) as client:
                 return (await client.get(url, headers=headers)).status_code == 200
         except httpx.TransportError:
             return False
@@ -51,7 +59,7 @@ def policy_service(section: PolicySection, model: str) -> Service:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         body = {"model": section.served_name, "prompt": "a", "max_tokens": 1}
         try:
-            async with httpx.AsyncClient(timeout=60.0) as client:
+            async with httpx.AsyncClient(timeout=60.0, verify=_tls()) as client:
                 return (await client.post(f"{url}/v1/completions", json=body, headers=headers)).status_code == 200
         except httpx.TransportError:
             return False
@@ -90,9 +98,14 @@ async def ensure(service: Service, owner: str | None = None, notes: dict[str, An
     """The service, running and ready. One that runs already is adopted, unless a run of other settings left it behind."""
     running = process.find(service.name)
     if running is not None and running.alive():
-        if running.command == service.command or running.owner is None:
+        if running.command == service.command or (running.owner is None and running.url == service.url):
             await process.wait_ready(service, running)
             return running
+        if running.owner is None:
+            raise process.ServiceError(
+                f"{service.name} was asked for at {service.url}, but runs here at {running.url}, started by hand. "
+                f"Stop it (`eto services down {service.name}`), or give that URL or port in the config."
+            )
         process.stop(running)
     elif await service.ready():
         raise process.ServiceError(
