@@ -93,7 +93,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
                     break
                 await env.start()
                 with display.stage(stage.name, stage.kind) as progress:
-                    if base is None and isinstance(config.model, str) and stage.kind in ("evaluate", "sft"):
+                    if base is None and isinstance(config.model, str) and stage.kind not in ("experts", "pairs"):
                         base = await services.prepare_model(config.model)
                     ctx = stages.Context(config, store, env, policy, progress, base)
                     await _carry_out(stage, ctx, inputs)
