@@ -1,29 +1,12 @@
 """AgentGym's client plays ScienceWorld as it is. OpenEnv's does in tests/test_openenv.py."""
 
-import httpx
 import pytest
 from conftest import GOLD, play
 from env_core.conformance import run_checks
+from env_core.testing import AgentGym
 from env_sciworld.agentgym import games
 
 TASK = "task-3-find-living-thing:0"
-
-
-class AgentGym:
-    """Speaks as AgentGym's ScienceWorld client does."""
-
-    def __init__(self, url):
-        self.http = httpx.Client(base_url=url + "/agentgym", timeout=120)
-
-    def post(self, path, **body):
-        reply = self.http.post(path, json=body)
-        assert reply.status_code == 200
-        return reply.json()
-
-    def get(self, path, **query):
-        reply = self.http.get(path, params=query)
-        assert reply.status_code == 200
-        return reply.json()
 
 
 @pytest.fixture
