@@ -4,8 +4,9 @@
     make soak ONLY=eto_run, or benchmarks/soak/eto_run.py [--envs webshop,alfworld] [-s KEY=VALUE ...]
 
 For each environment, `eto run` on configs/ENV-sample.yaml (generated sample data, SmolLM2-135M, vLLM, the trainer), cut down to a task of
-each type and a few steps (SMALL below; -s overrides more). The run must end complete: every stage done, every episode played without a
-failure, pairs made, three models of different weights, no process left. It says nothing about learning: the tasks are too few.
+each of three types and a few steps (SMALL below; -s overrides more). The run must end complete: every stage done, no episode at its
+deadline, every expert's task explored, pairs made, three models of different weights, no process left. It says nothing about learning: the
+tasks are too few.
 Memory: the resident sizes of all processes of a kind are added up every half second, and the largest sum counts; pages that processes
 share count in each. Writes benchmarks/out/soak-eto_run-ENV.json.
 """
@@ -38,16 +39,22 @@ LONGEST_S = 1800.0
 SAMPLE_EVERY_S = 0.5
 #: The generated samples, whatever ETO_DATA holds.
 SAMPLE_DATA = {"ETO_WEBSHOP_CATALOGUE": "sample", "ETO_ALFWORLD_SAMPLE": "1"}
-#: What is smaller than in configs/ENV-sample.yaml.
+#: A training task of each of these types is learnt from, and a held-out one of each is played.
+TYPES = {
+    "webshop": ["beauty", "electronics", "grocery"],
+    "alfworld": ["look_at_obj_in_light", "pick_and_place_simple", "pick_clean_then_place_in_recep"],
+}
+PER_TYPE = 1
+#: What else is smaller than in configs/ENV-sample.yaml.
 SMALL: dict[str, Any] = {
-    "train_tasks.per_type": 1,
     "rollout.max_tokens": 48,
     "rollout.max_steps": 8,
-    "sft.epochs": 2,
-    "sft.batch_size": 4,
+    "sft.epochs": 1,
+    "sft.batch_size": 1,
+    "sft.micro_batch_size": 1,
+    "dpo.batch_size": 1,
     "dpo.max_length": 2048,
 }
-EVALUATED_PER_TYPE = 1
 EPISODE_STAGES = ("experts", "evaluate-base", "evaluate-sft", "explore-1", "evaluate-eto-1")
 EVALUATIONS = ("evaluate-base", "evaluate-sft", "evaluate-eto-1")
 
@@ -103,9 +110,10 @@ class Memory(threading.Thread):
 def cut_down(env: str, folder: Path, overrides: list[str]) -> list[str]:
     """Return the command of the small run."""
     config = yaml.safe_load((ROOT / "configs" / f"{env}-sample.yaml").read_text("utf-8"))
-    evaluated = [{**chosen, "per_type": EVALUATED_PER_TYPE} for chosen in config["evaluate"]]
+    few = {"types": TYPES[env], "per_type": PER_TYPE}
+    tasks = {"train_tasks": {**config["train_tasks"], **few}, "evaluate": [{**chosen, **few} for chosen in config["evaluate"]]}
     ports = {"env.port": free_port(), "policy.port": free_port()}
-    small = [f"{key}={json.dumps(value)}" for key, value in {**SMALL, **ports, "evaluate": evaluated}.items()]
+    small = [f"{key}={json.dumps(value)}" for key, value in {**SMALL, **tasks, **ports}.items()]
     command = [str(Path(sys.executable).with_name("eto")), "run", str(ROOT / "configs" / f"{env}-sample.yaml"), "--runs", str(folder)]
     return command + [part for setting in [*small, *overrides] for part in ("-s", setting)]
 
@@ -161,7 +169,7 @@ def run(env: str, overrides: list[str]) -> list[str]:
         "wrong": wrong,
         "elapsed_s": round(elapsed_s),
         "largest_sums_of_resident_mb": peaks,
-        "settings": {**SMALL, "evaluate.per_type": EVALUATED_PER_TYPE, "overrides": overrides},
+        "settings": {**SMALL, "types": TYPES[env], "per_type": PER_TYPE, "overrides": overrides},
         "stages": stages,
         "machine": {"cores": os.cpu_count(), "load_average": os.getloadavg()[0]},
     }
@@ -178,7 +186,7 @@ def run(env: str, overrides: list[str]) -> list[str]:
 def main() -> None:
     """Run each environment's."""
     parser = argparse.ArgumentParser(description="A small ETO run with real parts on sample data, with time and memory.")
-    parser.add_argument("--envs", default="webshop,alfworld", help="environments, separated by commas (default webshop,alfworld)")
+    parser.add_argument("--envs", default="webshop,alfworld", help="environments, by commas (default webshop,alfworld)")
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the run, as `eto run` takes it")
     options = parser.parse_args()
     wrong = [line for env in options.envs.split(",") for line in run(env, options.set)]
