@@ -14,6 +14,7 @@ share count in each. Writes benchmarks/out/soak-eto_run-ENV.json.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,11 +147,12 @@ def run(env: str, overrides: list[str]) -> list[str]:
         memory = Memory(eto.pid, {"/services/trainer/": "trainer", "/services/policy/": "policy", f"/services/env-{env}/": "environment"})
         memory.start()
         try:
-            code = eto.wait(LONGEST_S)
+            code: int | None = eto.wait(LONGEST_S)
         except subprocess.TimeoutExpired:
-            eto.terminate()
-            code = eto.wait()
+            code = None
         finally:
+            eto.terminate()
+            eto.wait()
             peaks = memory.stop()
             left = process.find_all()
             for running in left:
@@ -161,7 +163,8 @@ def run(env: str, overrides: list[str]) -> list[str]:
         found = [(folder.name, store.record(folder.name)) for folder in store.path.glob("stages/*")]
         records = sorted((record for _, record in found if record is not None), key=lambda record: record.started_at)
         stages = {record.stage: {"duration_s": record.duration_s, **record.summary} for record in records}
-        wrong = ([f"`eto run` ended with code {code}"] if code else []) + check(store, stages)
+        ended = f"ended with code {code}" if code is not None else f"was at work for {LONGEST_S:g} s"
+        wrong = ([] if code == 0 else [f"`eto run` {ended}"]) + check(store, stages)
         wrong += [f"the run left {running.name} running" for running in left]
     result = {
         "env": env,
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--envs", default="webshop,alfworld", help="environments, by commas (default webshop,alfworld)")
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the run, as `eto run` takes it")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # what was started is stopped too
     wrong = [line for env in options.envs.split(",") for line in run(env, options.set)]
     sys.exit(bool(wrong))
 
