@@ -1,4 +1,4 @@
-"""The current page for people's eyes, laid out as the original's site. The template escapes all it is given."""
+"""The current page for people's eyes, laid out as a shop. The template escapes all it is given."""
 
 import functools
 from collections.abc import Mapping
