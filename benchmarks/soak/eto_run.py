@@ -160,8 +160,8 @@ def run(env: str, overrides: list[str]) -> list[str]:
         elapsed_s = time.monotonic() - started
         print(log.read_text(errors="replace"), flush=True)
         store = RunStore(Path(scratch) / f"{env}-sample")
-        found = [(folder.name, store.record(folder.name)) for folder in store.path.glob("stages/*")]
-        records = sorted((record for _, record in found if record is not None), key=lambda record: record.started_at)
+        finished = sorted(store.path.glob("stages/*/done.json"), key=lambda file: file.stat().st_mtime_ns)
+        records = [record for file in finished if (record := store.record(file.parent.name)) is not None]
         stages = {record.stage: {"duration_s": record.duration_s, **record.summary} for record in records}
         ended = f"ended with code {code}" if code is not None else f"was at work for {LONGEST_S:g} s"
         wrong = ([] if code == 0 else [f"`eto run` {ended}"]) + check(store, stages)
