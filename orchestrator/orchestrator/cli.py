@@ -193,7 +193,7 @@ def data_import(
     observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
     keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Replay every n-th trajectory only.")] = 1,
-    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own.")] = None,
+    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own, or trajectories that have one.")] = None,
 ) -> None:
     """Verify trajectories by replay in the environment and write those that hold as episodes, thoughts kept; convert pairs."""
     from orchestrator.config import ConfigError

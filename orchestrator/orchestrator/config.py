@@ -53,7 +53,9 @@ class EnvSection(_Section):
     url: str | None = Field(None, description="where it runs; null: it is started here")
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
-    prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+    prompt: Path | None = Field(
+        None, description="instead of the packaged prompt: a file of your own, or trajectories (.json, .jsonl) that have one"
+    )
 
     @property
     def local_port(self) -> int:
