@@ -26,7 +26,7 @@ import httpx
 from env_core.process_tree import command, tree
 from env_core.running import RunningService, wait_until_ready
 from environments import ENVIRONMENTS, READY_TIMEOUT_S, Served, paths
-from playing import OUT, QUIET, LostError, call, finish, play, run, tell
+from playing import OUT, QUIET, LostError, call, finish, play, record, run, tell
 
 CONCURRENCY = 16
 ENGINES = 4
@@ -75,7 +75,7 @@ async def harm(service: Service, chance: random.Random, signal_: signal.Signals,
                 done[signal_.name] += 1
 
 
-async def main(env: Served, episodes: int, restarts: int) -> None:
+async def main(name: str, env: Served, episodes: int, restarts: int) -> None:
     """Play, compare and report."""
     chance = random.Random(0)
     happened: Counter[str] = Counter()
@@ -135,7 +135,7 @@ async def main(env: Served, episodes: int, restarts: int) -> None:
     for number, problem in list(lost.items())[:3]:
         print(f"lost: {number} {problem}")
     finish(
-        "core_faults" if env.name == "sciworld" else f"core_faults_{env.name}",
+        name,
         {
             f"{episodes} episodes ended": len(ended) - len(lost) == episodes,
             "every one is byte-identical to its undisturbed run": not different,
@@ -162,4 +162,4 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     os.dup2(os.open(OUT / "soak-core_faults.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # killed engines have much to say
-    run(main(ENVIRONMENTS[asked.env], 24 if asked.short else 200, 1 if asked.short else 2))
+    run(main(record("core_faults", asked, "sciworld"), ENVIRONMENTS[asked.env], 24 if asked.short else 200, 1 if asked.short else 2))

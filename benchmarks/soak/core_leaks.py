@@ -19,7 +19,7 @@ import httpx
 from env_core.process_tree import tree
 from env_core.running import RunningService
 from environments import ENVIRONMENTS, Served, paths
-from playing import QUIET, call, finish, run
+from playing import QUIET, call, finish, record, run
 
 STEPS = 4
 GROWTH = 0.05
@@ -48,7 +48,7 @@ async def quiet_reading(service: RunningService) -> tuple[float, float, int, int
     return tuple(statistics.median(column) for column in zip(*readings, strict=True))  # type: ignore[return-value]
 
 
-async def main(env: Served, episodes: int, warm_up: int) -> None:
+async def main(name: str, env: Served, episodes: int, warm_up: int) -> None:
     """Play, compare and report."""
     with env.running(("--max-engines", "2", "--engines-warm", "2", *QUIET)) as service:
         async with httpx.AsyncClient(base_url=service.url, timeout=600) as client:
@@ -78,7 +78,7 @@ async def main(env: Served, episodes: int, warm_up: int) -> None:
             left = len((await call(client, "GET", "/sessions"))["sessions"])
     growth = after[0] / before[0] - 1
     finish(
-        "core_leaks" if env.name == "sciworld" else f"core_leaks_{env.name}",
+        name,
         {
             f"memory grew by less than {GROWTH:.0%}": growth < GROWTH,
             "threads stayed the same": after[2] == before[2],
@@ -104,4 +104,4 @@ if __name__ == "__main__":
     parser.add_argument("--short", action="store_true", help="300 episodes")
     parser.add_argument("--env", choices=ENVIRONMENTS, default="sciworld", help="what is played (default sciworld)")
     asked = parser.parse_args()
-    run(main(ENVIRONMENTS[asked.env], 300 if asked.short else 3000, 100 if asked.short else 300))
+    run(main(record("core_leaks", asked, "sciworld"), ENVIRONMENTS[asked.env], 300 if asked.short else 3000, 100 if asked.short else 300))

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 from env_core.running import RunningService
 from environments import ENVIRONMENTS, Served, paths
-from playing import QUIET, call, finish, play, run, shown
+from playing import QUIET, call, finish, play, record, run, shown
 
 ENGINES = ("--max-engines", "4", "--max-sessions", "20000")
 TASKS = 6
@@ -104,7 +104,7 @@ async def counter(sessions: int) -> tuple[int, dict[str, Any]]:
     return sum(number == 3 for number in right), figures
 
 
-async def main(many: int, more: int, env: str | None) -> None:
+async def main(name: str, many: int, more: int, env: str | None) -> None:
     """Play, compare and report."""
     claims: dict[str, bool] = {}
     figures: dict[str, Any] = {}
@@ -118,7 +118,7 @@ async def main(many: int, more: int, env: str | None) -> None:
         right, figures[played] = await to_their_ends(ENVIRONMENTS[played], many)
         figures[f"n_{played}"] = many
         claims[f"{many} sessions of {played} on 4 engines, stepped in turns, were all right"] = right == many
-    finish("core_sessions" if env is None else f"core_sessions_{env}", claims, figures)
+    finish(name, claims, figures)
 
 
 if __name__ == "__main__":
@@ -126,4 +126,4 @@ if __name__ == "__main__":
     parser.add_argument("--short", action="store_true", help="24 and 1,000 sessions")
     parser.add_argument("--env", choices=ENVIRONMENTS, help="what is played (default sciworld and counter)")
     asked = parser.parse_args()
-    run(main(24 if asked.short else 300, 1000 if asked.short else 10_000, asked.env))
+    run(main(record("core_sessions", asked, None), 24 if asked.short else 300, 1000 if asked.short else 10_000, asked.env))

@@ -1,5 +1,6 @@
 """What the soak tests of the core share: a client that never gives up, and the report."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -81,6 +82,11 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(bounded())
     except TimeoutError:
         sys.exit(f"FAIL it was not done in {LONGEST_S:g} s")
+
+
+def record(script: str, asked: argparse.Namespace, default_env: str | None) -> str:
+    """Return the name under which a run is recorded: a short one does not take the place of a long one."""
+    return "-".join(filter(None, [script, asked.env if asked.env != default_env else None, "short" if asked.short else None]))
 
 
 def finish(name: str, claims: Mapping[str, bool], figures: Mapping[str, Any]) -> None:
