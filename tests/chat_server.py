@@ -103,11 +103,11 @@ class Server:
             if self.slots is not None:
                 async with self.slots:
                     await asyncio.sleep(self.options.service_s)
+            self.note(number, fault or "answered")
             if fault == "slow":
                 await asyncio.sleep(self.options.slow_s)
         finally:
             self.running -= 1
-        self.note(number, fault or "answered")
         if fault == "500":
             send(writer, 500, {"error": {"message": "injected"}})
         elif fault == "429":
