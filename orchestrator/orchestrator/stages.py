@@ -117,7 +117,15 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
     settings = ctx.config.rollout
     sampling = _sampling(ctx, temperature)
     player = Player(
-        ctx.policy.client, policy, version, sampling, _prompt(ctx), settings.example, settings.max_steps, settings.episode_deadline_s
+        ctx.policy.client,
+        policy,
+        version,
+        sampling,
+        _prompt(ctx),
+        settings.example,
+        settings.max_steps,
+        settings.episode_deadline_s,
+        settings.on_overflow == "drop-oldest",
     )
     played = await _play(ctx, stage, todo, player, settings.concurrency)
     return {
@@ -127,7 +135,14 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
         "episodes": len(played),
         "mean_score": sum(e.score for e in played) / len(played),
         "success": sum(e.success for e in played),
+        **_again(played),
     }
+
+
+def _again(played: Sequence[Episode]) -> dict[str, int]:
+    """What had to be done again, where something had."""
+    counts = {"retries": sum(e.retries for e in played), "restarts": sum(e.restarts for e in played)}
+    return {name: count for name, count in counts.items() if count}
 
 
 async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, concurrency: int) -> list[Episode]:
@@ -141,7 +156,13 @@ async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player
 
 def _sampling(ctx: Context, temperature: float = 0.0) -> Sampling:
     settings = ctx.config.rollout
-    return Sampling(temperature=temperature, top_p=settings.top_p, max_tokens=settings.max_tokens, stop=settings.stop)
+    return Sampling(
+        temperature=temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+        record=settings.record_tokens,
+    )
 
 
 def _prompt(ctx: Context) -> Prompt:
