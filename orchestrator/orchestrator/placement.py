@@ -18,7 +18,7 @@ class EnvPlacement:
     def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection) -> None:
         self._section, self._owner = section, owner
         self._recovering = asyncio.Lock()
-        url = section.url or services.env_service(section).url
+        url = section.address
         self.client = EnvClient(url, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start)
 
     async def start(self) -> None:
@@ -40,7 +40,7 @@ class PolicyPlacement:
         self._recovering = asyncio.Lock()
         self._model: str | None = None
         self.client = PolicyClient(
-            section.url or [f"http://127.0.0.1:{section.port}"],
+            section.addresses,
             section.served_name,
             patience_s=rollout.patience_s,
             turn_timeout_s=rollout.turn_timeout_s,
