@@ -1,5 +1,6 @@
 """What results say about the code that made them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from orchestrator import __version__, places
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> None:
+def asked_anew() -> Iterator[None]:
+    places.code_version.cache_clear()
+    yield
     places.code_version.cache_clear()
 
 
