@@ -13,6 +13,10 @@ from env_core.sessions import SessionStore
 
 log = logging.getLogger(__name__)
 
+#: Longer than clients keep idle connections (httpx 5 s, as uvicorn by default; load balancers 60 s): the side that sends must be the one
+#: that closes, or a request meets a connection which is just being closed.
+KEEP_ALIVE_S = 75
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a listening socket; OSError where that cannot be."""
@@ -73,6 +77,7 @@ def serve(app: FastAPI, listener: socket.socket, drain_timeout_s: float, log_lev
         log_level=log_level,
         access_log=log_level in ("debug", "trace"),
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
     )
     DrainingServer(config, app.state.store, drain_timeout_s).run(sockets=[listener])

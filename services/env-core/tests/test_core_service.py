@@ -1,6 +1,7 @@
 """The service as a process: limits, expiry, token, start and stop."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -168,3 +169,12 @@ def test_help_is_instant():
     started = time.monotonic()
     assert run_cli("serve", "--help").returncode == 0
     assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.slow
+def test_an_idle_connection_is_kept_longer_than_clients_keep_it(serve):
+    with serve(*QUIET) as service, socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert idle.recv(65536).startswith(b"HTTP/1.1 200")
+        closed, _, _ = select.select([idle], [], [], 7)  # httpx keeps one for 5 s, and so does uvicorn unless told
+        assert not closed
