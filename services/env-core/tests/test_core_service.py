@@ -1,5 +1,6 @@
 """The service as a process: limits, expiry, token, start and stop."""
 
+import http.client
 import os
 import select
 import signal
@@ -173,8 +174,10 @@ def test_help_is_instant():
 
 @pytest.mark.slow
 def test_an_idle_connection_is_kept_longer_than_clients_keep_it(serve):
-    with serve(*QUIET) as service, socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as idle:
-        idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert idle.recv(65536).startswith(b"HTTP/1.1 200")
-        closed, _, _ = select.select([idle], [], [], 7)  # httpx keeps one for 5 s, and so does uvicorn unless told
+    with serve(*QUIET) as service:
+        connection = http.client.HTTPConnection(service.url.removeprefix("http://"))
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        closed, _, _ = select.select([connection.sock], [], [], 7)  # httpx keeps one for 5 s, and so does uvicorn unless told
         assert not closed
+        connection.close()
