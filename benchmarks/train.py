@@ -57,9 +57,9 @@ def conversations(folder: Path, env: str, count: int) -> list[list[dict[str, str
 
 def examples_of(method: str, folder: Path, tokenizer: Any, per_env: int) -> Any:
     """The rows that every arm trains on."""
+    from train_arms import REFERENCE_LENGTH
     from trainer.data import Conversation, Pair
     from trainer.examples import dpo_examples, sft_examples
-    from train_arms import REFERENCE_LENGTH
 
     if method == "sft":
         talks = [talk for env in ENVS for talk in conversations(folder, env, per_env)]

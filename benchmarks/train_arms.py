@@ -105,7 +105,7 @@ def ours(examples: Examples, tokenizer: Any, setting: Setting, folder: Path) -> 
     return clock
 
 
-class reference_timed:  # noqa: N801 - reads as a statement
+class reference_timed:
     """Add up the CPU seconds that our trainer spends on reference log-probabilities before it trains."""
 
     def __init__(self, clock: Clock) -> None:

@@ -13,7 +13,6 @@ from trainer.attention import Part
 from trainer.head import head_at
 from trainer.losses import target_logps
 
-
 #: A shorter beginning is computed again: it would keep those who share a longer one apart.
 WORTH_SHARING_TOKENS = 64
 
