@@ -7,14 +7,15 @@ Arms (benchmarks/train_arms.py), each with the same weights, arithmetic (bf16 au
 - ours: python -m trainer's own classes.
 - trl: TRL's trainer, dynamic padding, live reference. Its dpo collator is told our masks, so that it computes the same loss.
 - reference: the same TRL trainer, every row padded to 2,048 tokens.
-Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), as many of each, evenly spread over the files, cut at 2,048
-tokens as a job with that max_length cuts them. A pair is one of them against the next of its environment, cut as pairs are. All make one
-optimiser step. A DPO job's reference log-probabilities are spread over the three epochs that it has. SFT and DPO are measured side by side, one
-thread each; intervals are bootstrapped over passes. Losses of three steps in float32 are compared on a small model, whose rows are the same
-conversations. Writes benchmarks/out/train.json.
+Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), as many of each, evenly spread over the files,
+cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against the next of its environment, cut as pairs
+are. All make one optimiser step. A DPO job's reference log-probabilities are spread over the three epochs that it has. SFT and DPO
+are measured side by side, one thread each; intervals are bootstrapped over passes. Losses of three steps in float32 are compared on a
+small model that is trained on one conversation or pair of each environment. Writes benchmarks/out/train.json.
 """
 
 import argparse
+import itertools
 import json
 import lzma
 import os
@@ -67,7 +68,7 @@ def examples_of(method: str, folder: Path, tokenizer: Any, per_env: int) -> Any:
     pairs = []
     for env in ENVS:
         talks = conversations(folder, env, per_env + 1)
-        for one, other in zip(talks[:-1], talks[1:], strict=True):
+        for one, other in itertools.pairwise(talks):
             kept = None if env == "alfworld" else len(one) - 3 + REJECTED_MARGIN_MESSAGES
             rejected = other[3:][:kept]
             pairs.append(Pair(one[:3], one[3:], rejected[:-1] if rejected[-1]["role"] == "user" else rejected, ""))
@@ -114,8 +115,8 @@ def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str
     tokenizer = fresh_tokenizer(talks, 2048)
     model = folder / "small"
     fresh_model(InitOptions(hidden_size=64, layers=2, heads=2), tokenizer, seed=0).save_pretrained(model)
-    rows = examples_of(method, arguments.data, tokenizer, 2)
-    setting = Setting(model, method, MICRO_BATCH_SIZE[method], len(rows.rows), LOSS_STEPS, 1e-3, "fp32")
+    rows = examples_of(method, arguments.data, tokenizer, 1)
+    setting = Setting(model, method, len(rows.rows), len(rows.rows), LOSS_STEPS, 1e-3, "fp32")
     found = {arm: run(arm, rows, tokenizer, setting, folder / f"{method}-{arm}-small").losses for arm in ARMS}
     worst = max(abs(a - b) for arm in ARMS for a, b in zip(found["ours"], found[arm], strict=True))
     return {"losses": found, "largest_difference": worst}

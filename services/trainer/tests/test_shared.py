@@ -75,10 +75,9 @@ def test_only_plain_causal_attention_is_shared(config, says):
 def test_conversations_under_one_instruction_give_the_sums_and_gradients_of_rows_of_their_own(world, model, tokenizer):
     """Two instructions of five and three conversations: two beginnings in one row."""
     records = [r["messages"] for r in sft_records()]
-    other = [{"role": "user", "content": "Shop for things."}, *records[0][1:]]
-    examples = sft_examples(
-        tokenizer, [Conversation(m, "") for m in [*records[:5], other, *([other[0], *m[1:]] for m in records[6:])]], 4096
-    )
+    other = {"role": "user", "content": "Shop for things."}
+    talks = [*records[:5], *([other, *messages[1:]] for messages in records[5:])]
+    examples = sft_examples(tokenizer, [Conversation(talk, "") for talk in talks], 4096)
     rows = ordered(examples.rows, shared=True)
     groups = group([Row(r["ids"], r["mask"], number) for number, r in enumerate(rows)], worth=8)
     assert sorted(len(g) for g in groups) == [3, 5]

@@ -50,7 +50,7 @@ def attend(
             continue
         before = slice(part.beginning, part.beginning + part.shared)
         if q.device.type == "cpu":
-            outputs.append(_AfterBeginning.apply(q, k, v, key[:, :, before], value[:, :, before], scaling))
+            outputs.append(_after_beginning(q, k, v, key[:, :, before], value[:, :, before], scaling))
         else:
             mask = torch.ones(part.tokens, part.shared + part.tokens, dtype=torch.bool, device=q.device).tril(part.shared)
             k, v = torch.cat([key[:, :, before], k], 2), torch.cat([value[:, :, before], v], 2)
@@ -81,4 +81,5 @@ class _AfterBeginning(torch.autograd.Function):
         return dq + dq_before, dk, dv, dk_before, dv_before, None
 
 
+_after_beginning: Any = _AfterBeginning.apply
 AttentionInterface.register(NAME, attend)

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 def ordered(rows: list[dict[str, Any]], shared: bool) -> list[dict[str, Any]]:
     """Give each row its rank within an optimiser step, and sort the rows by it from the longest (the reference reads them in order).
 
-    Padded rows, and pairs, stand by length; conversations that share a row stand by their tokens, so those of one instruction are neighbours.
+    Padded rows, and pairs, stand by length; conversations that share a row by their tokens: those of one instruction are neighbours.
     """
     by_tokens = shared and rows and "ids" in rows[0]
     ranked = sorted(rows, key=lambda row: row["ids"] if by_tokens else row["length"])

@@ -90,7 +90,7 @@ class Job(Section):
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     share_beginning: bool = Field(
         True,
-        description="compute what examples of a pass begin with in common once (dpo: of a pair), where the model's attention allows it",
+        description="compute what examples of a pass (dpo: of a pair) have in common once, where the model's attention allows it",
     )
     checkpoint_every_s: float = Field(600.0, ge=0, description="seconds between resumable states; 0: every step")
     report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(
