@@ -142,6 +142,7 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
             accuracy=(margins > 0).sum(),
             logp_chosen=policy.chosen.sum(),
             logp_rejected=policy.rejected.sum(),
+            chosen_fall=((reference.chosen - policy.chosen) / targets.chosen).sum(),
         )
         total = inputs["items"] if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = terms.loss.sum() / total * self.accelerator.num_processes
@@ -167,6 +168,6 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def _step_terms(self, sums: dict[str, float]) -> dict[str, float]:
-        names = ("reward_chosen", "reward_rejected", "accuracy", "logp_chosen", "logp_rejected")
+        names = ("reward_chosen", "reward_rejected", "accuracy", "logp_chosen", "logp_rejected", "chosen_fall")
         terms = {name: sums[name] / sums["pairs"] for name in names}
         return terms | {"margin": terms["reward_chosen"] - terms["reward_rejected"]}

@@ -20,8 +20,9 @@ from trl.trainer.sft_config import SFTConfig
 from trainer.attention import NAME, can_share
 from trainer.batches import collate_dpo, collate_sft, fit_micro_batch, ordered
 from trainer.checkpoint import base_version, empty_directory, library_versions, publish, write_manifest
+from trainer.collapse import StopOnCollapse
 from trainer.data import Conversation, Pair
-from trainer.errors import JobError
+from trainer.errors import JobError, TrainingError
 from trainer.examples import Examples, dpo_examples, sft_examples
 from trainer.job import Job
 from trainer.precision import choose_precision
@@ -63,7 +64,11 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
     progress.emit("start", **_start_fields(job, examples, steps, precision, state))
     trainer = _build_trainer(job, examples, steps, precision, partial, tokenizer)
     trainer.start_reporting(progress)
+    watch = StopOnCollapse(job.collapse_bound)
+    if job.method == "dpo" and job.collapse_bound:
+        trainer.add_callback(watch)
     trainer.train(resume_from_checkpoint=str(state) if state else None)
+    stopped = _back_to_the_last_good_state(trainer, watch, partial, progress)
     loss = trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None
     metrics = {
         "loss": loss,
@@ -74,6 +79,7 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         "truncated": examples.truncated,
         "tokens": trainer.total_tokens,
         "precision": precision,
+        **stopped,
         "train_s": round(time.monotonic() - started, 3),
     }
     final = partial / "final"
@@ -86,6 +92,20 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         shutil.rmtree(partial, ignore_errors=True)
     processes.wait_for_everyone()
     return manifest
+
+
+def _back_to_the_last_good_state(trainer: AgentTrainer, watch: StopOnCollapse, partial: Path, progress: Progress) -> dict[str, Any]:
+    """After a collapse load the state before it; returns what the metrics say of it, nothing if training went to its end."""
+    if watch.stopped_at is None:
+        return {}
+    good = watch.good_state(partial)
+    if good is None:
+        watch.drop_states(partial)
+        raise TrainingError(watch.sentence())
+    trainer._load_from_checkpoint(str(good))
+    kept = int(good.name.split("-")[1])
+    progress.emit("collapse", step=watch.stopped_at, kept_step=kept, message=f"{watch.sentence()}. Kept: the weights of step {kept}")
+    return {"steps": kept, "stopped": f"{watch.sentence()}. Kept: the weights of step {kept}"}
 
 
 def _check_trackers(job: Job) -> None:
