@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -23,6 +23,7 @@ from orchestrator.run_store import RunStore, run_id
 
 #: Gold paths are found one by one; more episodes at a time would only wait.
 EXPERTS_AT_A_TIME = 4
+Item = TypeVar("Item")
 EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
 
 
@@ -71,11 +72,11 @@ async def choose_tasks(env: EnvClient, chosen: TaskSet) -> list[Task]:
     return [t for name in chosen.types or sorted(by_type) for t in spread(by_type[name], chosen.per_type)]
 
 
-def spread(tasks: Sequence[Task], limit: int | None) -> list[Task]:
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     """At most `limit` of them, evenly spaced."""
-    if limit is None or limit >= len(tasks):
-        return list(tasks)
-    return [tasks[i * len(tasks) // limit] for i in range(limit)]
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 async def experts(ctx: Context) -> dict[str, Any]:
