@@ -10,8 +10,9 @@ Arms (benchmarks/train_arms.py), each with the same weights, arithmetic (bf16 au
 Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), as many of each, evenly spread over the files,
 cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against the next of its environment, cut as pairs
 are. All make one optimiser step. A DPO job's reference log-probabilities are spread over the three epochs that it has. SFT and DPO
-are measured one after the other (TRL's logits take 11 GB), on one thread; intervals are bootstrapped over passes. Losses of three steps in float32 are compared on a
-small model that is trained on one conversation or pair of each environment. Writes benchmarks/out/train.json.
+are measured one after the other (TRL's logits take 11 GB), on one thread; intervals are bootstrapped over passes. Losses of three
+steps in float32 are compared on a small model that is trained on one conversation or pair of each environment. Writes
+benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
 """
 
 import argparse

@@ -101,7 +101,7 @@ def test_dpo_starts_at_log_two_and_widens_the_margin(world, trained):
 def test_a_policy_that_collapses_is_stopped_and_the_weights_before_are_kept(world, trained, tmp_path):
     """A rate that is too high: the chosen side's log-probability is lost step by step, while DPO's loss is all the better."""
     job = DPO | {"model": str(world / "sft"), "data": str(world / "dpo.jsonl"), "output": str(tmp_path / "out"), "epochs": 60}
-    job |= {"learning_rate": 1e-3, "warmup_ratio": 0, "loss": {"beta": 0.02}}
+    job |= {"learning_rate": 3e-3, "warmup_ratio": 0, "loss": {"beta": 0.02}}
     code, events = run(tmp_path, job)
     assert code == 0, events
     steps = [event for event in events if event["event"] == "step"]
