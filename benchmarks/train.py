@@ -1,233 +1,196 @@
 #!services/trainer/.venv/bin/python
 """Real (non-padding) tokens a CPU second: our trainer, TRL as it comes, and the reference's way, on the same trajectories in one run.
 
-    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data FILE] [--trajectories 4] [--steps 2]
+    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data DIR] [--sft 2] [--dpo 1] [--measure sft dpo]
 
-Three arms a method, each with the same weights, order, arithmetic (bf16 autocast over float32 weights), batch and optimiser:
-- ours: python -m trainer's own classes: padded to the longest of a pass, logits where there is loss, the reference computed once.
+Arms (benchmarks/train_arms.py), each with the same weights, arithmetic (bf16 autocast over float32 weights), rows of a pass and optimiser:
+- ours: python -m trainer's own classes.
 - trl: TRL's trainer, dynamic padding, live reference. Its dpo collator is told our masks, so that it computes the same loss.
-- reference: the same TRL trainer, every row padded to 2,048 tokens, as ETO's code pads.
-All conversations make one optimiser step, so that the order does not matter; the first step warms up and is not counted, the time that
-ours spends on reference log-probabilities is (spread over the steps of three epochs, as a job has). Losses of each step are compared.
-Trajectories: AgentTraj's of ScienceWorld (ETO_DATA/experts) that fit, evenly spread; a pair is one of them against another of the same
-kind of task. Writes benchmarks/out/train.json.
+- reference: the same TRL trainer, every row padded to 2,048 tokens.
+Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), as many of each, evenly spread over the files,
+cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against the next of its environment, cut as pairs
+are. All make one optimiser step. A DPO job's reference log-probabilities are spread over the three epochs that it has. SFT and DPO
+are measured one after the other (TRL's logits take 11 GB), on one thread; intervals are bootstrapped over passes. Losses of three
+steps in float32 are compared on a small model that is trained on one conversation or pair of each environment. Writes
+benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
 """
 
 import argparse
-import copy
+import itertools
 import json
 import lzma
 import os
 import platform
-import time
+import random
+import subprocess
+import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import torch
-from datasets import Dataset
-from trainer.data import Conversation, Pair
-from trainer.examples import dpo_examples, sft_examples
-from trainer.job import Job
-from trainer.precision import choose_precision
-from trainer.progress import Progress
-from trainer.training import _build_trainer
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
-
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "benchmarks" / "out" / "train.json"
 MODEL = Path.home() / ".cache" / "eto" / "models" / "smollm2-135m-instruct"
-DATA = Path(os.environ.get("ETO_DATA", ROOT.parent / "shared" / "data")) / "experts" / "sciworld_agenttraj_2120.jsonl.xz"
+DATA = Path(os.environ.get("ETO_DATA", ROOT.parent / "shared" / "data")) / "experts"
+ENVS = ("webshop", "alfworld", "sciworld")
 ROLES = {"human": "user", "gpt": "assistant"}
-REFERENCE_LENGTH = 2048
+TARGETS = {"sft_vs_trl": 2.0, "dpo_vs_trl": 1.8, "sft_vs_reference": 6.0, "dpo_vs_reference": 5.0}
+LOSS_TOLERANCE = 1e-3
+LOSS_STEPS = 3
 EPOCHS_OF_A_JOB = 3
+RESAMPLES = 10_000
+MICRO_BATCH_SIZE = {"sft": 2, "dpo": 1}
+REJECTED_MARGIN_MESSAGES = 10  # docs/training.md: the rejected side is cut to the winner's length and ten messages, not in ALFWorld
 
 
-class Clock(TrainerCallback):
-    """When each optimiser step ended, in CPU seconds of this process and on the wall."""
-
-    def __init__(self) -> None:
-        self.on_train_begin()
-        self.losses: list[float] = []
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.ends = [time.process_time()]
-        self.wall = [time.perf_counter()]
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.process_time())
-        self.wall.append(time.perf_counter())
-
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(logs["loss"])
-
-
-class MaskedCollator(DataCollatorForPreference):
-    """TRL's collator, with observations taken out of the completion mask."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
-        masks = [example[f"{side}_mask"] for side in ("chosen", "rejected") for example in examples]
-        for row, mask in enumerate(masks):
-            batch["completion_mask"][row, : len(mask)] *= torch.tensor(mask, dtype=torch.long)
-        return batch
-
-
-def conversations(path: Path, tokenizer: Any, count: int) -> list[list[dict[str, str]]]:
-    """So many conversations that fit into the reference's length, evenly spread over the file."""
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line)["conversations"] for line in file]
-    found = [[{"role": ROLES[t["from"]], "content": t["value"]} for t in row] for row in rows[:: len(rows) // (4 * count)]]
-    found = [row[:-1] if row[-1]["role"] == "user" else row for row in found]
-    fitting = [row for row in found if len(tokenizer.apply_chat_template(row)["input_ids"]) <= REFERENCE_LENGTH]
-    return fitting[:: max(1, len(fitting) // count)][:count]
-
-
-def options(arguments: argparse.Namespace, precision: str, folder: str) -> dict[str, Any]:
-    """What all TRL arms are told; the values are those that our trainer takes."""
-    return {
-        "output_dir": folder,
-        "per_device_train_batch_size": arguments.micro_batch_size,
-        "gradient_accumulation_steps": arguments.trajectories // arguments.micro_batch_size,
-        "max_steps": arguments.steps + 1,
-        "learning_rate": arguments.learning_rate,
-        "lr_scheduler_type": "constant",
-        "optim": "adamw_torch_fused",
-        "bf16": precision == "bf16",
-        "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "max_length": None,
-    }
-
-
-def ours(method: str, examples: Any, arguments: argparse.Namespace, precision: str, tokenizer: Any, folder: Path) -> tuple[Clock, float]:
-    """Our trainer; returns its clock and the seconds spent on reference log-probabilities."""
-    job = Job(
-        method=method,  # type: ignore[arg-type]
-        model=str(arguments.model),
-        data="-",
-        output=str(folder),
-        learning_rate=arguments.learning_rate,
-        batch_size=arguments.trajectories,
-        micro_batch_size=arguments.micro_batch_size,
-        max_steps=arguments.steps + 1,
-        scheduler="constant",
-        warmup_ratio=0,
-        precision=precision,  # type: ignore[arg-type]
-    )
-    started = time.process_time()
-    trainer = _build_trainer(job, examples, arguments.steps + 1, precision, folder, tokenizer)
-    built = time.process_time() - started
-    clock = Clock()
-    trainer.add_callback(clock)
-    trainer.start_reporting(Progress(None))
-    begun = time.process_time()
-    trainer.train()
-    return clock, (built if method == "dpo" else 0.0) + max(0.0, clock.ends[0] - begun) * (method == "dpo")
-
-
-def trl(method: str, examples: Any, arguments: argparse.Namespace, precision: str, tokenizer: Any, folder: Path, padded: bool) -> Clock:
-    """TRL's trainer on the same tokens."""
-    common = options(arguments, precision, str(folder)) | ({"pad_to_multiple_of": REFERENCE_LENGTH} if padded else {})
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    clock = Clock()
-    parts: dict[str, Any] = {"model": model, "processing_class": tokenizer, "callbacks": [clock]}
-    if method == "sft":
-        rows = [
-            {"input_ids": r["ids"], "labels": [i if on else -100 for i, on in zip(r["ids"], r["mask"], strict=True)]} for r in examples.rows
-        ]
-        trainer: Any = SFTTrainer(args=SFTConfig(**common), train_dataset=Dataset.from_list(rows), **parts)
+def conversations(folder: Path, env: str, count: int) -> list[list[dict[str, str]]]:
+    """So many conversations of an environment, evenly spread over its file; each ends with an answer."""
+    plain = folder / f"{env}_agenttraj.json"
+    if plain.exists():
+        rows = json.loads(plain.read_text(encoding="utf-8"))
     else:
-        rows = []
-        for r in examples.rows:
-            start = min(r["chosen_mask"].index(True), r["rejected_mask"].index(True))
-            sides = {f"{s}_ids": r[f"{s}_ids"][start:] for s in ("chosen", "rejected")}
-            rows.append({"prompt_ids": r["chosen_ids"][:start], **sides, **{k: r[k] for k in ("chosen_mask", "rejected_mask")}})
-        config = DPOConfig(**common, beta=0.1, remove_unused_columns=False)
-        collator = MaskedCollator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=REFERENCE_LENGTH if padded else None)
-        trainer = _Prepared(
-            args=config, train_dataset=Dataset.from_list(rows), data_collator=collator, ref_model=copy.deepcopy(model), **parts
-        )
-    trainer.train()
-    return clock
+        with lzma.open(next(folder.glob(f"{env}_agenttraj*.jsonl.xz")), "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+    found = [rows[i * len(rows) // count]["conversations"] for i in range(count)]
+    talks = [[{"role": ROLES[t["from"]], "content": t["value"]} for t in row] for row in found]
+    return [talk[:-1] if talk[-1]["role"] == "user" else talk for talk in talks]
 
 
-class _Prepared(DPOTrainer):
-    """TRL's trainer on rows that are tokens already."""
+def examples_of(method: str, folder: Path, tokenizer: Any, per_env: int) -> Any:
+    """The rows that every arm trains on."""
+    from train_arms import REFERENCE_LENGTH
+    from trainer.data import Conversation, Pair
+    from trainer.examples import dpo_examples, sft_examples
 
-    def _prepare_dataset(self, dataset: Dataset, *_args: Any, **_kwargs: Any) -> Dataset:
-        return dataset
+    if method == "sft":
+        talks = [talk for env in ENVS for talk in conversations(folder, env, per_env)]
+        return sft_examples(tokenizer, [Conversation(talk, "") for talk in talks], REFERENCE_LENGTH)
+    pairs = []
+    for env in ENVS:
+        talks = conversations(folder, env, per_env + 1)
+        for one, other in itertools.pairwise(talks):
+            kept = None if env == "alfworld" else len(one) - 3 + REJECTED_MARGIN_MESSAGES
+            rejected = other[3:][:kept]
+            pairs.append(Pair(one[:3], one[3:], rejected[:-1] if rejected[-1]["role"] == "user" else rejected, ""))
+    return dpo_examples(tokenizer, pairs, REFERENCE_LENGTH)
 
 
-def main() -> None:
-    """Measure, print a table, write the file."""
+def measure(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train one step with every arm on the model that is measured."""
+    from train_arms import ARMS, Setting, run
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    rows = examples_of(method, arguments.data, tokenizer, getattr(arguments, method))
+    n = len(rows.rows)
+    result: dict[str, Any] = {
+        "rows": n,
+        "tokens": rows.tokens,
+        "loss_tokens": rows.loss_tokens,
+        "cut": rows.truncated,
+        "precision": arguments.precision,
+    }
+    setting = Setting(arguments.model, method, MICRO_BATCH_SIZE[method], n, 1, 1e-5, arguments.precision)
+    for arm in ARMS:
+        clock = run(arm, rows, tokenizer, setting, folder / f"{method}-{arm}")
+        seconds = clock.loop_s + clock.reference_s / EPOCHS_OF_A_JOB
+        result[arm] = {
+            "cpu_s": round(seconds, 2),
+            "of_which_reference": round(clock.reference_s / EPOCHS_OF_A_JOB, 2),
+            "passes_cpu_s": [round(s, 3) for s in clock.passes],
+            "loss": clock.losses[0],
+            "tokens_per_cpu_s": round(rows.tokens / seconds, 1),
+        }
+        print(f"{method:<4} {arm:<10} {rows.tokens / seconds:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
+    return result
+
+
+def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Three steps of every arm in float32 on a small model."""
+    from train_arms import ARMS, Setting, run
+    from trainer.fresh import fresh_model, fresh_tokenizer
+    from trainer.job import InitOptions
+
+    talks = [talk for env in ENVS for talk in conversations(arguments.data, env, 2)]
+    tokenizer = fresh_tokenizer(talks, 2048)
+    model = folder / "small"
+    fresh_model(InitOptions(hidden_size=64, layers=2, heads=2), tokenizer, seed=0).save_pretrained(model)
+    rows = examples_of(method, arguments.data, tokenizer, 1)
+    setting = Setting(model, method, len(rows.rows), len(rows.rows), LOSS_STEPS, 1e-3, "fp32")
+    found = {arm: run(arm, rows, tokenizer, setting, folder / f"{method}-{arm}-small").losses for arm in ARMS}
+    worst = max(abs(a - b) for arm in ARMS for a, b in zip(found["ours"], found[arm], strict=True))
+    return {"losses": found, "largest_difference": worst}
+
+
+def interval(ours: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    """95 % interval of the ratio of the arms' seconds, passes drawn anew; what is no pass (optimiser, reference) stays."""
+    draw = random.Random(0)
+    ratios = []
+    for _ in range(RESAMPLES):
+        sums = []
+        for arm in (ours, other):
+            passes = arm["passes_cpu_s"]
+            sums.append(arm["cpu_s"] - sum(passes) + sum(draw.choices(passes, k=len(passes))))
+        ratios.append(sums[1] / sums[0])
+    ratios.sort()
+    return [round(ratios[int(RESAMPLES * q)], 2) for q in (0.025, 0.975)]
+
+
+def worker(method: str, arguments: argparse.Namespace) -> None:
+    """What a process of its own does: print its measurements as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        compared = losses(method, arguments, Path(folder))
+        measured = measure(method, arguments, Path(folder))
+    sys.__stdout__.write(json.dumps({**measured, "float32": compared}))  # type: ignore[union-attr]
+
+
+def main() -> int:
+    """Measure, print a table, write the file; exit code 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--trajectories", type=int, default=4, help="conversations (and pairs) of an optimiser step")
-    parser.add_argument("--micro-batch-size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2, help="measured optimiser steps, after one of warm-up")
-    parser.add_argument("--learning-rate", type=float, default=1e-5)
-    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--methods", nargs="+", default=["sft", "dpo"])
-    parser.add_argument("--arms", nargs="+", default=["ours", "trl", "reference"])
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of ENV_agenttraj.json")
+    parser.add_argument("--sft", type=int, default=2, help="conversations of each environment")
+    parser.add_argument("--dpo", type=int, default=1, help="pairs of each environment")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--measure", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo"])
+    parser.add_argument("--worker", choices=["sft", "dpo"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.trajectories < 2:
-        parser.error("--trajectories must be at least 2: a pair is two different ones")
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    talks = conversations(arguments.data, tokenizer, arguments.trajectories)
-    precision = choose_precision(arguments.precision)
-    sft = sft_examples(tokenizer, [Conversation(t, "") for t in talks], REFERENCE_LENGTH)
-    pairs = [Pair(t[:3], t[3:], talks[(i + 1) % len(talks)][3:], "") for i, t in enumerate(talks)]
-    dpo = dpo_examples(tokenizer, pairs, REFERENCE_LENGTH)
-    result: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch threads {torch.get_num_threads()}",
-        "load_average_before": os.getloadavg()[0],
+    if arguments.worker:
+        sys.stdout = sys.stderr
+        worker(arguments.worker, arguments)
+        return 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+    # a method that is not measured now keeps the figures it has
+    result: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() and len(arguments.measure) == 1 else {"methods": {}}
+    result |= {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
         "model": arguments.model.name,
-        "precision": precision,
-        "trajectories": len(talks),
-        "steps": arguments.steps,
-        "micro_batch_size": arguments.micro_batch_size,
-        "arms": {},
     }
-    for method in arguments.methods:
-        examples = {"sft": sft, "dpo": dpo}[method]
-        for arm in arguments.arms:
-            folder = OUT.parent / "train" / f"{method}-{arm}"
-            extra = 0.0
-            if arm == "ours":
-                clock, extra = ours(method, examples, arguments, precision, tokenizer, folder)
-            else:
-                clock = trl(method, examples, arguments, precision, tokenizer, folder, arm == "reference")
-            seconds = (clock.ends[-1] - clock.ends[1]) / arguments.steps
-            rate = examples.tokens / (seconds + extra / EPOCHS_OF_A_JOB)
-            result["arms"][f"{method} {arm}"] = {
-                "real_tokens_per_step": examples.tokens,
-                "cpu_s_per_step": round(seconds, 2),
-                "wall_s_per_step": round((clock.wall[-1] - clock.wall[1]) / arguments.steps, 2),
-                "reference_cpu_s": round(extra, 2),
-                "tokens_per_cpu_s": round(rate, 1),
-                "losses": clock.losses[: arguments.steps + 1],
-            }
-            print(f"{method:<4} {arm:<10} {rate:8.1f} tokens/CPU s   losses {[round(x, 4) for x in clock.losses]}", flush=True)
-        for other in (a for a in arguments.arms if a != "ours" and "ours" in arguments.arms):
-            mine, its = result["arms"][f"{method} ours"], result["arms"][f"{method} {other}"]
-            result[f"{method}_vs_{other}"] = round(mine["tokens_per_cpu_s"] / its["tokens_per_cpu_s"], 2)
-            result[f"{method}_loss_difference_{other}"] = max(abs(a - b) for a, b in zip(mine["losses"], its["losses"], strict=True))
+    for method in arguments.measure:
+        command = [sys.executable, __file__, *sys.argv[1:], "--worker", method]
+        load = os.getloadavg()[0]
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
+        if done.returncode:
+            print(f"{method}: its process ended with {done.returncode} (-9: out of memory)", file=sys.stderr)
+            return 1
+        result["methods"][method] = {**json.loads(done.stdout), "load_average_before": load, "load_average_after": os.getloadavg()[0]}
+    missed = False
+    for method, arms in result["methods"].items():
+        for other in ("trl", "reference"):
+            name = f"{method}_vs_{other}"
+            result[name] = round(arms[other]["cpu_s"] / arms["ours"]["cpu_s"], 2)
+            result[f"{name}_interval"] = interval(arms["ours"], arms[other])
+            missed |= result[name] < TARGETS[name]
+            print(f"{name:<18} {result[name]:6.2f}  95 % {result[f'{name}_interval']}  target {TARGETS[name]}")
+        worst = arms["float32"]["largest_difference"]
+        missed |= worst > LOSS_TOLERANCE
+        print(f"{method} losses in float32 differ by {worst:.1e} at most, {arms['rows']} rows, {arms['tokens']} tokens a step")
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n")
-    print({k: v for k, v in result.items() if "_vs_" in k or "difference" in k})
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

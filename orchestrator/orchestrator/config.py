@@ -190,6 +190,18 @@ class TrainSection(_Section):
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs taken to be labelled wrongly; ETO: 0")
     length_normalization: bool | None = Field(None, description="DPO on means over a side's tokens; ETO: on sums")
     rpo_alpha: float | None = Field(None, ge=0, description="weight of an SFT term on the chosen side; ETO: 0")
+    collapse_bound: float | None = Field(
+        None, ge=0, description="DPO stops when the chosen side has lost more nats a token than this; 0: never; null: 0.5"
+    )
+
+
+class CollapseSection(_Section):
+    """When a run stops by itself because training broke the policy; the trainer's own sign is dpo.collapse_bound."""
+
+    tasks: int = Field(8, ge=0, description="training tasks that a new policy plays before it is evaluated; 0: none, never stop")
+    invalid_rise: float = Field(
+        0.3, gt=0, le=1, description="stop when the share of invalid turns rises by more than this over the exploration of the same tasks"
+    )
 
 
 class TrainerSection(_Section):
@@ -219,6 +231,7 @@ class RunConfig(_Section):
     dpo: list[TrainSection] = Field(
         [TrainSection()], min_length=1, description="one section, or a list of one for each iteration; the last holds for all that follow"
     )
+    collapse: CollapseSection = CollapseSection()
     iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
     trainer: TrainerSection = TrainerSection()
 
@@ -331,6 +344,7 @@ def _known(loc: list[Any]) -> list[str]:
         "explore": ExploreSection,
         "sft": TrainSection,
         "dpo": TrainSection,
+        "collapse": CollapseSection,
         "trainer": TrainerSection,
     }
     section = LoraSection if "lora" in loc else sections[str(loc[0]) if loc else ""]

@@ -54,8 +54,12 @@ def plan(config: RunConfig) -> list[Stage]:
             steps.append(Stage(better, "rft", ("experts", *explored, *base_needs), work))
             current = better
         else:
+            before = current
             steps += _contrast(i, (*experts, explore), current)
             current = f"dpo-{i}"
+            if config.collapse.tasks:
+                work = partial(stages.check, stage=f"check-{i}", explore_stage=explore, policy=better, model_stage=current, good=before)
+                steps.append(Stage(f"check-{i}", "check", (explore, current), work))
         steps.append(Stage(f"evaluate-{better}", "evaluate", (current,), partial(stages.evaluate, policy=better, model_stage=current)))
         name = better
     return steps
@@ -85,6 +89,8 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
                 if record is not None and record.inputs == inputs:
                     store.check_outputs(record)
                     display.skipped(stage.name, record.summary)
+                    if _collapsed(record, display):
+                        break
                     continue
                 if record is not None:
                     display.note(f"{stage.name}: its inputs have changed; the old folder is now {store.set_aside(stage.name).name}")
@@ -96,8 +102,10 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
                     if base is None and isinstance(config.model, str) and stage.kind not in ("experts", "pairs"):
                         base = await services.prepare_model(config.model)
                     ctx = stages.Context(config, store, env, policy, progress, base)
-                    await _carry_out(stage, ctx, inputs)
+                    record = await _carry_out(stage, ctx, inputs)
                 worked = True
+                if _collapsed(record, display):
+                    break
     finally:
         if not keep_services:
             env.stop()
@@ -105,24 +113,35 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
     return worked
 
 
-async def _carry_out(stage: Stage, ctx: stages.Context, inputs: dict[str, str]) -> None:
+def _collapsed(record: StageRecord, display: Display) -> bool:
+    """Whether a check found the policy broken; the run ends there, and says which one is good."""
+    if record.kind != "check" or "stopped" not in record.summary:
+        return False
+    good = record.summary["good"]
+    display.note(
+        f"{record.summary['policy']} has collapsed: {record.summary['stopped']}. The run ends here; the last good checkpoint is {good}."
+    )
+    return True
+
+
+async def _carry_out(stage: Stage, ctx: stages.Context, inputs: dict[str, str]) -> StageRecord:
     folder = ctx.store.stage_dir(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     summary = await stage.work(ctx)
     outputs = {name: file_sha256(folder / name) for name in OUTPUTS if (folder / name).exists()}
-    ctx.store.write_record(
-        StageRecord(
-            stage=stage.name,
-            kind=stage.kind,
-            started_at=started.isoformat(timespec="seconds"),
-            duration_s=round(time.monotonic() - clock, 1),
-            inputs=inputs,
-            outputs=outputs,
-            summary=summary,
-        )
+    record = StageRecord(
+        stage=stage.name,
+        kind=stage.kind,
+        started_at=started.isoformat(timespec="seconds"),
+        duration_s=round(time.monotonic() - clock, 1),
+        inputs=inputs,
+        outputs=outputs,
+        summary=summary,
     )
+    ctx.store.write_record(record)
     ctx.progress.finish(summary)
+    return record
 
 
 def _inputs(store: RunStore, stage: Stage) -> dict[str, str]:

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from orchestrator import jsonl, pairs, rollout, selection, versions
+from orchestrator import collapse, jsonl, pairs, rollout, selection, versions
 from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
@@ -23,6 +23,7 @@ from orchestrator.run_store import RunStore, run_id
 
 #: Gold paths are found one by one; more episodes at a time would only wait.
 EXPERTS_AT_A_TIME = 4
+Item = TypeVar("Item")
 EPISODES, PAIRS, CHECKPOINT = "episodes.jsonl", "pairs.jsonl", "checkpoint"
 
 
@@ -71,11 +72,11 @@ async def choose_tasks(env: EnvClient, chosen: TaskSet) -> list[Task]:
     return [t for name in chosen.types or sorted(by_type) for t in spread(by_type[name], chosen.per_type)]
 
 
-def spread(tasks: Sequence[Task], limit: int | None) -> list[Task]:
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     """At most `limit` of them, evenly spaced."""
-    if limit is None or limit >= len(tasks):
-        return list(tasks)
-    return [tasks[i * len(tasks) // limit] for i in range(limit)]
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 async def experts(ctx: Context) -> dict[str, Any]:
@@ -217,6 +218,17 @@ async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_
     return await _train(ctx, stage, job)
 
 
+async def check(ctx: Context, stage: str, explore_stage: str, policy: str, model_stage: str, good: str) -> dict[str, Any]:
+    """Play a few explored tasks again, as they were explored; `stopped` stands in the summary if invalid actions have risen too far."""
+    before = spread(sorted((e for e in ctx.episodes(explore_stage) if e.sample == 0), key=lambda e: e.key), ctx.config.collapse.tasks)
+    by_id = {t.task_id: t for t in await choose_tasks(ctx.env.client, ctx.config.train_tasks)}
+    todo = [Assignment(by_id[e.task_id], ctx.config.train_tasks.split, e.sample, ctx.config.seed) for e in before]
+    summary = await _rollout(ctx, stage, policy, model_stage, todo, ctx.config.explore.temperature)
+    was, now = collapse.invalid_share(before), collapse.invalid_share(ctx.episodes(stage))
+    stopped = collapse.verdict(was, now, len(todo), ctx.config.collapse.invalid_rise)
+    return {**summary, "invalid_before": was, "invalid": now, **({"stopped": stopped, "good": ctx.model_dir(good)} if stopped else {})}
+
+
 #: Settings of a section that stand in the job's `loss`, and their names there.
 LOSS_OPTIONS = {
     "beta": "beta",
@@ -250,4 +262,5 @@ async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any
     checkpoint = versions.read_checkpoint(output)
     if checkpoint is None:
         raise StageError(f"the {job['method']} job said it was done, but {output} has no manifest.")
-    return {"version": checkpoint.version, "metrics": checkpoint.metrics}
+    stopped = {"stopped": checkpoint.metrics["stopped"]} if "stopped" in checkpoint.metrics else {}
+    return {"version": checkpoint.version, "metrics": checkpoint.metrics, **stopped}

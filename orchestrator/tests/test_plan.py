@@ -17,8 +17,8 @@ def stages(**settings: object) -> dict[str, tuple[str, ...]]:
 def test_eto_clones_then_explores_pairs_and_contrasts(method: str) -> None:
     assert list(stages(method=method)) == [
         *("experts", "evaluate-base", "sft", "evaluate-sft"),
-        *("explore-1", "pairs-1", "dpo-1", f"evaluate-{method}-1"),
-        *("explore-2", "pairs-2", "dpo-2", f"evaluate-{method}-2"),
+        *("explore-1", "pairs-1", "dpo-1", "check-1", f"evaluate-{method}-1"),
+        *("explore-2", "pairs-2", "dpo-2", "check-2", f"evaluate-{method}-2"),
     ]
 
 

@@ -13,8 +13,8 @@ from orchestrator import jsonl
 from orchestrator.records import Episode, Pair
 
 #: The order of stages within an iteration (the paper's figure); iteration 0 is everything before exploration.
-ORDER = ("init", "experts", "evaluate-base", "sft", "evaluate-sft", "explore", "pairs", "dpo", "rft", "evaluate")
-WITH_EPISODES = frozenset({"experts", "evaluate", "explore"})
+ORDER = ("init", "experts", "evaluate-base", "sft", "evaluate-sft", "explore", "pairs", "dpo", "check", "rft", "evaluate")
+WITH_EPISODES = frozenset({"experts", "evaluate", "explore", "check"})
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,41 @@ def test_dpo_starts_at_log_two_and_widens_the_margin(world, trained):
     assert {"reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected"} <= steps[0].keys()
 
 
+def test_a_policy_that_collapses_is_stopped_and_the_weights_before_are_kept(world, trained, tmp_path):
+    """A rate that is too high: the chosen side's log-probability is lost step by step, while DPO's loss is all the better."""
+    job = DPO | {"model": str(world / "sft"), "data": str(world / "dpo.jsonl"), "output": str(tmp_path / "out"), "epochs": 60}
+    job |= {"learning_rate": 3e-3, "warmup_ratio": 0, "loss": {"beta": 0.02}}
+    code, events = run(tmp_path, job)
+    assert code == 0, events
+    steps = [event for event in events if event["event"] == "step"]
+    assert len(steps) < 120
+    assert [event["chosen_fall"] > 0.5 for event in steps][-2:] == [True, True]
+    (collapse,) = [event for event in events if event["event"] == "collapse"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["metrics"]["stopped"] == collapse["message"]
+    kept = collapse["kept_step"]
+    assert manifest["metrics"]["steps"] == kept < collapse["step"] == steps[-1]["step"]
+    assert steps[kept]["chosen_fall"] <= 0.5  # what the step after it saw
+    # the weights kept are those that a job of so many steps ends with
+    code, _ = run(tmp_path, job | {"output": str(tmp_path / "whole"), "max_steps": kept}, "whole")
+    assert code == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_collapse_before_any_state_fails_with_a_sentence_and_zero_turns_the_watch_off(world, trained, tmp_path):
+    job = DPO | {"model": str(world / "sft"), "data": str(world / "dpo.jsonl"), "output": str(tmp_path / "out"), "max_steps": 6}
+    job |= {"learning_rate": 5e-2, "warmup_ratio": 0}
+    code, events = run(tmp_path, job)
+    assert code == 1
+    assert "the policy collapsed: at step" in events[-1]["message"]
+    assert "collapse_bound 0.5" in events[-1]["message"]
+    assert not (tmp_path / "out").exists()
+    code, events = run(tmp_path, job | {"collapse_bound": 0})
+    assert code == 0, events
+    assert events[-1]["final"]["steps"] == 6
+
+
 @pytest.mark.parametrize(
     ("loss", "first"),
     [

@@ -1,14 +1,17 @@
-"""Chosen and rejected in one row, their common beginning computed once: the same numbers as two rows."""
+"""Examples in one row, their common beginning computed once: the same numbers as rows of their own."""
 
 import pytest
 import torch
-from conftest import conversation, dpo_records
-from trainer.batches import collate_dpo
-from trainer.data import Pair
-from trainer.examples import dpo_examples
+from conftest import conversation, dpo_records, sft_records
+from hypothesis import given
+from hypothesis import strategies as st
+from trainer.attention import NAME, can_share
+from trainer.batches import collate_dpo, collate_sft, ordered
+from trainer.data import Conversation, Pair
+from trainer.examples import dpo_examples, sft_examples
 from trainer.head import logps_at_targets
 from trainer.losses import sums_by_row
-from trainer.shared import NAME, can_share, collate_shared, shared_logps
+from trainer.shared import Row, collate_shared_dpo, group, lay_out, shared_length, shared_logps
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 
@@ -48,7 +51,7 @@ def test_sums_and_gradients_are_those_of_two_rows(world, model, tokenizer):
     batch = collate_dpo(examples)
     plain = sums(model, batch, lambda b: logps_at_targets(model, head, b["input_ids"], b["loss_mask"]), n)
     shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
-    one = collate_shared(examples)
+    one = collate_shared_dpo(examples)
     assert one["input_ids"].numel() < sum(len(e["chosen_ids"]) + len(e["rejected_ids"]) for e in examples)
     shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), n)
     assert torch.allclose(plain[0], shared[0], atol=1e-4)
@@ -67,3 +70,61 @@ def test_sums_and_gradients_are_those_of_two_rows(world, model, tokenizer):
 )
 def test_only_plain_causal_attention_is_shared(config, says):
     assert can_share(config) is says
+
+
+def test_conversations_under_one_instruction_give_the_sums_and_gradients_of_rows_of_their_own(world, model, tokenizer):
+    """Two instructions of five and three conversations: two beginnings in one row."""
+    records = [r["messages"] for r in sft_records()]
+    other = {"role": "user", "content": "Shop for things."}
+    talks = [*records[:5], *([other, *messages[1:]] for messages in records[5:])]
+    examples = sft_examples(tokenizer, [Conversation(talk, "") for talk in talks], 4096)
+    rows = ordered(examples.rows, shared=True)
+    groups = group([Row(r["ids"], r["mask"], number) for number, r in enumerate(rows)], worth=8)
+    assert sorted(len(g) for g in groups) == [3, 5]
+    one = lay_out(groups)
+    assert one["input_ids"].numel() < 0.8 * examples.tokens
+    assert len(one["at"]) == examples.loss_tokens  # a target of the beginning counts once for each conversation
+    head = model.get_output_embeddings()
+    plain = sums(model, collate_sft(rows), lambda b: logps_at_targets(model, head, b["input_ids"], b["loss_mask"]), 4)
+    shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
+    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), 4)
+    assert torch.allclose(plain[0], shared[0], atol=1e-4)
+    assert torch.allclose(plain[1], shared[1], atol=1e-4)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=12), min_size=1, max_size=8))
+def test_every_row_can_be_read_back_from_its_parts(texts):
+    """Parts cover the row one after the other; a row's beginning and rest are its tokens, at their own positions."""
+    rows = [Row(ids, [False] + [True] * (len(ids) - 1), number) for number, ids in enumerate(sorted(texts))]
+    groups = group(rows, worth=1)
+    assert [row for rows in groups for row in rows] == rows
+    batch = lay_out(groups)
+    ids, places = batch["input_ids"][0].tolist(), batch["position_ids"][0].tolist()
+    end, parts = 0, {}
+    for beginning, shared, start, tokens in batch["layout"].tolist():
+        assert start == end
+        end = start + tokens
+        seen = [*range(beginning, beginning + shared), *range(start, end)]
+        assert [places[at] for at in seen] == list(range(len(seen)))
+        parts[tuple(ids[at] for at in seen)] = seen
+    assert end == len(ids)
+    for members in groups:
+        for row in members:
+            seen = parts.get(tuple(row.ids[:-1]))
+            if seen is None:  # it is the beginning of another row
+                assert len(row.ids) - 1 == shared_length(members)
+    for place, wanted, number in zip(batch["at"].tolist(), batch["wanted"].tolist(), batch["rows"].tolist(), strict=True):
+        assert wanted == rows[number].ids[places[place] + 1]
+
+
+def test_in_bfloat16_sharing_rounds_as_rows_of_their_own_do(world, model, tokenizer):
+    """Under autocast the attention's inputs are bfloat16, as for torch's own; sums agree within its rounding."""
+    examples = rows(tokenizer, dpo_records())
+    shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = logps_at_targets(model, model.get_output_embeddings(), *(collate_dpo(examples)[k] for k in ("input_ids", "loss_mask")))
+        shared = shared_logps(shared_model, shared_model.get_output_embeddings(), collate_shared_dpo(examples))
+    one, two = (sums_by_row(logps, at, 2 * len(examples)) for logps, at in (plain, shared))
+    assert torch.allclose(one, two, rtol=1e-2)
+    two.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in shared_model.parameters() if p.grad is not None)

@@ -1,4 +1,4 @@
-"""How examples become batches: rows of like length together, padded only to the longest of them."""
+"""How examples become batches: what goes well together stands together, and rows are padded only to the longest of their pass."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,24 +7,34 @@ import torch
 from torch.utils.data import Sampler
 
 
-def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
-    """Return the order of one epoch: optimiser steps are drawn at random, inside a step rows are sorted by length.
+def ordered(rows: list[dict[str, Any]], shared: bool) -> list[dict[str, Any]]:
+    """Give each row its rank within an optimiser step, and sort the rows by it from the longest (the reference reads them in order).
 
-    So a step's examples are those of a plain shuffle, and its forward passes have little padding.
+    Padded rows, and pairs, stand by length; conversations that share a row by their tokens: those of one instruction are neighbours.
+    """
+    by_tokens = shared and rows and "ids" in rows[0]
+    ranked = sorted(rows, key=lambda row: row["ids"] if by_tokens else row["length"])
+    return [row | {"rank": rank} for rank, row in enumerate(ranked)][::-1]
+
+
+def batch_order(ranks: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of one epoch: optimiser steps are drawn at random, inside a step rows are sorted by rank.
+
+    So a step's examples are those of a plain shuffle, and its forward passes have little padding or much in common.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    shuffled = torch.randperm(len(ranks), generator=generator).tolist()
     order: list[int] = []
     for start in range(0, len(shuffled), batch_size):
-        order += sorted(shuffled[start : start + batch_size], key=lambda index: (lengths[index], index))
+        order += sorted(shuffled[start : start + batch_size], key=lambda index: (ranks[index], index))
     return order
 
 
 class BatchOrder(Sampler[int]):
     """The order of batch_order as a sampler; the trainer sets the epoch."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
+    def __init__(self, ranks: Sequence[int], batch_size: int, seed: int) -> None:
+        self.ranks = ranks
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -34,10 +44,10 @@ class BatchOrder(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(batch_order(self.lengths, self.batch_size, self.seed, self.epoch))
+        return iter(batch_order(self.ranks, self.batch_size, self.seed, self.epoch))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.ranks)
 
 
 def fit_micro_batch(batch_size: int, micro_batch_size: int, processes: int) -> int:

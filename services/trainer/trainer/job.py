@@ -89,7 +89,11 @@ class Job(Section):
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     share_beginning: bool = Field(
-        True, description="dpo: compute what chosen and rejected have in common once, where the model's attention allows it"
+        True,
+        description="compute what examples of a pass (dpo: of a pair) have in common once, where the model's attention allows it",
+    )
+    collapse_bound: float = Field(
+        0.5, ge=0, description="dpo: stop, and keep the state before, when the chosen side has lost more nats a token than this; 0: never"
     )
     checkpoint_every_s: float = Field(600.0, ge=0, description="seconds between resumable states; 0: every step")
     report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(

@@ -1,73 +1,96 @@
-"""The beginning that chosen and rejected share is computed once.
+"""The beginning that examples share is computed once: chosen and rejected of a pair, or conversations under the same instruction.
 
-A batch of pairs becomes one row without padding: for each pair the shared tokens, the rest of chosen, the rest of rejected. An
-attention function of our own lets each rest see its beginning and itself, which is what two rows would compute. It stands for plain
-causal attention only, so models with windows or caps keep to two rows (see can_share).
+A pass becomes one row without padding: the shared tokens, then what each example has beyond them. Attention (trainer/attention.py) lets
+each rest see its beginning and itself, which is what rows of their own would compute.
 """
 
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
+from trainer.attention import Part
 from trainer.head import head_at
 from trainer.losses import target_logps
 
-NAME = "eto_shared_beginning"
-#: Families whose attention is plain causal attention with rotary positions (unless their config says otherwise).
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+#: A shorter beginning is computed again: it would keep those who share a longer one apart.
+WORTH_SHARING_TOKENS = 64
 
 
-class Lengths(NamedTuple):
-    """Tokens of one pair in the row: what is shared, the rest of chosen, the rest of rejected."""
+class Row(NamedTuple):
+    """Token ids, which of them carry loss, and the number under which their log-probabilities are summed."""
 
-    shared: int
-    chosen: int
-    rejected: int
-
-
-def can_share(config: Any) -> bool:
-    """Tell whether a model's attention is the one computed here."""
-    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return config.model_type in FAMILIES and not windowed
+    ids: list[int]
+    mask: list[bool]
+    number: int
 
 
-def collate_shared(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make one row of pairs; targets carry their position in it and the side (all chosen, then all rejected) that they belong to."""
+def shared_length(rows: list[Row]) -> int:
+    """Count the tokens that all rows begin with; the last token of a row is only a target."""
+    shortest = min(len(row.ids) for row in rows) - 1
+    first = rows[0].ids
+    return next((i for i in range(shortest) if any(row.ids[i] != first[i] for row in rows)), shortest)
+
+
+def group(rows: list[Row], worth: int = WORTH_SHARING_TOKENS) -> list[list[Row]]:
+    """Put neighbours together as long as a newcomer has at least half of the group's beginning in common."""
+    groups: list[list[Row]] = []
+    shared = 0
+    for row in rows:
+        common = shared_length([groups[-1][0], row]) if groups else 0
+        if common >= max(worth, shared / 2):
+            groups[-1].append(row)
+            shared = min(shared, common) if shared else common
+        else:
+            groups.append([row])
+            shared = 0
+    return groups
+
+
+def lay_out(groups: list[list[Row]]) -> dict[str, Any]:
+    """Make one row of groups; targets carry the position whose logits speak of them, and their row's number."""
     ids: list[int] = []
     places: list[int] = []
-    layout: list[Lengths] = []
+    layout: list[Part] = []
     targets: list[tuple[int, int, int]] = []
-    for number, example in enumerate(examples):
-        chosen, rejected = example["chosen_ids"], example["rejected_ids"]
-        # the last token of a side is only a target
-        shortest = min(len(chosen), len(rejected)) - 1
-        shared = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
-        lengths = Lengths(shared, len(chosen) - 1 - shared, len(rejected) - 1 - shared)
-        base = len(ids)
-        ids += chosen[:-1] + rejected[shared:-1]
-        places += [*range(len(chosen) - 1), *range(shared, len(rejected) - 1)]
-        layout.append(lengths)
-        for side, mask in enumerate((example["chosen_mask"], example["rejected_mask"])):
-            tokens = (chosen, rejected)[side]
-            for at in (i for i in range(1, len(tokens)) if mask[i]):
-                before = at - 1  # the position whose logits speak of this token
-                place = base + before + (lengths.chosen if side and before >= shared else 0)
-                targets.append((place, tokens[at], number + side * len(examples)))
-    at, wanted, rows = torch.tensor(targets).T
-    batch = {
+    for rows in groups:
+        beginning, shared = len(ids), shared_length(rows) if len(rows) > 1 else 0
+        for index, row in enumerate(rows):
+            known = shared if index else 0
+            start, tokens = len(ids), len(row.ids) - 1 - known
+            if tokens:
+                layout.append(Part(beginning, known, start, tokens))
+            ids += row.ids[known:-1]
+            places += range(known, len(row.ids) - 1)
+            for at in (i for i in range(1, len(row.ids)) if row.mask[i]):
+                place = beginning + at - 1 if at - 1 < known else start + at - 1 - known
+                targets.append((place, row.ids[at], row.number))
+    at, wanted, numbers = torch.tensor(targets).T
+    return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([places]),
         "layout": torch.tensor(layout),
         "at": at,
         "wanted": wanted,
-        "rows": rows,
-        "items": torch.tensor(len(examples)),
-        "pairs": torch.tensor(len(examples)),
-        "tokens": torch.tensor(sum(len(e["chosen_ids"]) + len(e["rejected_ids"]) for e in examples)),
+        "rows": numbers,
+        "tokens": torch.tensor(sum(len(row.ids) for rows in groups for row in rows)),
     }
+
+
+def collate_shared_sft(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make one row of conversations; items counts what the loss is averaged over."""
+    batch = lay_out(group([Row(example["ids"], example["mask"], number) for number, example in enumerate(examples)]))
+    return batch | {"items": torch.tensor(len(batch["at"]))}
+
+
+def collate_shared_dpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make one row of pairs; log-probabilities are summed over all chosen, then all rejected sides."""
+    sides = [(side, place * len(examples)) for place, side in enumerate(("chosen", "rejected"))]
+    groups = [
+        [Row(example[f"{side}_ids"], example[f"{side}_mask"], number + first) for side, first in sides]
+        for number, example in enumerate(examples)
+    ]
+    batch = lay_out(groups) | {"items": torch.tensor(len(examples)), "pairs": torch.tensor(len(examples))}
     for key in ("ref_chosen_logps", "ref_rejected_logps"):
         if key in examples[0]:
             batch[key] = torch.tensor([example[key] for example in examples])
@@ -75,32 +98,8 @@ def collate_shared(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def shared_logps(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and its side."""
-    layout = [Lengths(*row) for row in inputs["layout"].tolist()]
+    """Return the log-probability of each target and its row's number."""
+    layout = [Part(*part) for part in inputs["layout"].tolist()]
     with head_at(head, (torch.zeros_like(inputs["at"]), inputs["at"])):
         logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, layout=layout).logits
     return target_logps(logits, inputs["wanted"]), inputs["rows"]
-
-
-def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, layout: list[Lengths], **_: Any
-) -> tuple[Tensor, None]:
-    """Attend within each pair; tensors [1, heads, tokens, width], as transformers' attention functions take them."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(groups, 1) if groups > 1 else t for t in (key, value))
-    parts = []
-    start = 0
-    for shared, chosen, rejected in layout:
-        middle = start + shared + chosen
-        q, k, v = (t[:, :, start:middle] for t in (query, key, value))
-        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling))
-        end = middle + rejected
-        if rejected:
-            k, v = (torch.cat([t[:, :, start : start + shared], t[:, :, middle:end]], 2) for t in (key, value))
-            mask = torch.ones(rejected, shared + rejected, dtype=torch.bool, device=query.device).tril(shared)
-            parts.append(F.scaled_dot_product_attention(query[:, :, middle:end], k, v, attn_mask=mask, scale=scaling))
-        start = end
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, attend)

@@ -26,10 +26,15 @@ def open_partial(partial: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def state_steps(partial: Path) -> dict[int, Path]:
+    """Return the states that were written to their end, by their step."""
+    return {int(path.parent.name.split("-")[1]): path.parent for path in partial.glob(f"checkpoint-*/{COMPLETE}")}
+
+
 def last_state(partial: Path) -> Path | None:
     """Return the newest state that was written to its end."""
-    whole = [path.parent for path in partial.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    whole = state_steps(partial)
+    return whole[max(whole)] if whole else None
 
 
 class SaveNowAndThen(TrainerCallback):

@@ -45,7 +45,7 @@ class AgentTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return BatchOrder(rows["length"], batch_size, self.args.seed)
+        return BatchOrder(rows["rank"], batch_size, self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Count what the loss of one optimiser step is averaged over, in all passes and processes."""
@@ -57,6 +57,8 @@ class AgentTrainer(Trainer):
         return model.get_output_embeddings()  # type: ignore[no-any-return]
 
     def _logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if "layout" in inputs:
+            return shared_logps(model, self._head(), inputs)
         return logps_at_targets(model, self._head(), inputs["input_ids"], inputs["loss_mask"])
 
     def _step_terms(self, sums: dict[str, float]) -> dict[str, float]:
@@ -140,6 +142,7 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
             accuracy=(margins > 0).sum(),
             logp_chosen=policy.chosen.sum(),
             logp_rejected=policy.rejected.sum(),
+            chosen_fall=((reference.chosen - policy.chosen) / targets.chosen).sum(),
         )
         total = inputs["items"] if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = terms.loss.sum() / total * self.accelerator.num_processes
@@ -153,10 +156,7 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
 
     def _sides(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Sides, Sides]:
         """Return the sum of each side's log-probabilities, and over how many targets it goes."""
-        if "layout" in inputs:
-            logps, rows = shared_logps(model, self._head(), inputs)
-        else:
-            logps, rows = self._logps(model, inputs)
+        logps, rows = self._logps(model, inputs)
         count = 2 * int(inputs["pairs"])
         return Sides(*sums_by_row(logps, rows, count).chunk(2)), Sides(*torch.bincount(rows, minlength=count).chunk(2))
 
@@ -168,6 +168,6 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def _step_terms(self, sums: dict[str, float]) -> dict[str, float]:
-        names = ("reward_chosen", "reward_rejected", "accuracy", "logp_chosen", "logp_rejected")
+        names = ("reward_chosen", "reward_rejected", "accuracy", "logp_chosen", "logp_rejected", "chosen_fall")
         terms = {name: sums[name] / sums["pairs"] for name in names}
         return terms | {"margin": terms["reward_chosen"] - terms["reward_rejected"]}

@@ -17,15 +17,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from trainer.batches import collate_dpo, collate_sft, fit_micro_batch
+from trainer.attention import NAME, can_share
+from trainer.batches import collate_dpo, collate_sft, fit_micro_batch, ordered
 from trainer.checkpoint import base_version, empty_directory, library_versions, publish, write_manifest
+from trainer.collapse import StopOnCollapse
 from trainer.data import Conversation, Pair
-from trainer.errors import JobError
+from trainer.errors import JobError, TrainingError
 from trainer.examples import Examples, dpo_examples, sft_examples
 from trainer.job import Job
 from trainer.precision import choose_precision
 from trainer.progress import Progress
-from trainer.shared import NAME, can_share, collate_shared
+from trainer.shared import collate_shared_dpo, collate_shared_sft
 from trainer.states import SaveNowAndThen, last_state, open_partial
 from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
 
@@ -62,7 +64,11 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
     progress.emit("start", **_start_fields(job, examples, steps, precision, state))
     trainer = _build_trainer(job, examples, steps, precision, partial, tokenizer)
     trainer.start_reporting(progress)
+    watch = StopOnCollapse(job.collapse_bound)
+    if job.method == "dpo" and job.collapse_bound:
+        trainer.add_callback(watch)
     trainer.train(resume_from_checkpoint=str(state) if state else None)
+    stopped = _back_to_the_last_good_state(trainer, watch, partial, progress)
     loss = trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None
     metrics = {
         "loss": loss,
@@ -73,6 +79,7 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         "truncated": examples.truncated,
         "tokens": trainer.total_tokens,
         "precision": precision,
+        **stopped,
         "train_s": round(time.monotonic() - started, 3),
     }
     final = partial / "final"
@@ -85,6 +92,20 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         shutil.rmtree(partial, ignore_errors=True)
     processes.wait_for_everyone()
     return manifest
+
+
+def _back_to_the_last_good_state(trainer: AgentTrainer, watch: StopOnCollapse, partial: Path, progress: Progress) -> dict[str, Any]:
+    """After a collapse load the state before it; returns what the metrics say of it, nothing if training went to its end."""
+    if watch.stopped_at is None:
+        return {}
+    good = watch.good_state(partial)
+    if good is None:
+        watch.drop_states(partial)
+        raise TrainingError(watch.sentence())
+    trainer._load_from_checkpoint(str(good))
+    kept = int(good.name.split("-")[1])
+    progress.emit("collapse", step=watch.stopped_at, kept_step=kept, message=f"{watch.sentence()}. Kept: the weights of step {kept}")
+    return {"steps": kept, "stopped": f"{watch.sentence()}. Kept: the weights of step {kept}"}
 
 
 def _check_trackers(job: Job) -> None:
@@ -157,25 +178,24 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         "remove_unused_columns": False,
         "max_length": None,
     }
-    rows = sorted(examples.rows, key=lambda row: -row["length"])  # little padding when the reference reads them in order
+    shared = job.share_beginning and can_share(AutoConfig.from_pretrained(job.base))
     # frozen weights need no float32 master copy
     frozen_in_bf16 = job.lora is not None and precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
-    shared = job.method == "dpo" and job.share_beginning and can_share(AutoConfig.from_pretrained(job.base))
     attention = {"attn_implementation": NAME} if shared else {}
     model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype, **attention)
     parts: dict[str, Any] = {
         "model": model,
-        "train_dataset": Dataset.from_list(rows),
+        "train_dataset": Dataset.from_list(ordered(examples.rows, shared)),
         "processing_class": tokenizer,
         "peft_config": _lora_config(job),
         "callbacks": [SaveNowAndThen(job.checkpoint_every_s)],
     }
     if job.method == "sft":
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
-        return SftTrainer(args=sft, data_collator=collate_sft, **parts)
+        return SftTrainer(args=sft, data_collator=collate_shared_sft if shared else collate_sft, **parts)
     dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
-    trainer = DpoTrainer(args=dpo, data_collator=collate_shared if shared else collate_dpo, **parts)
+    trainer = DpoTrainer(args=dpo, data_collator=collate_shared_dpo if shared else collate_dpo, **parts)
     trainer.loss_options = job.loss
     return trainer
 

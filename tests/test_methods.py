@@ -1,0 +1,107 @@
+"""The other methods end to end with real parts, and a run that stops because its training was made to break the policy.
+
+The first run makes the model and clones the experts; the others start from that checkpoint, on services that it left running.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from orchestrator.records import Pair
+from tiny_run import Run
+
+from orchestrator import jsonl, process
+
+pytestmark = pytest.mark.slow
+#: Several samples of a warm policy: some differ in reward, so that there are pairs.
+SAMPLES = {"samples": 4, "temperature": 1.0}
+
+
+class Place:
+    """Runs on the same services: each a file of settings, over those of the smallest run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = yaml.safe_load(Run(folder).config.read_text())
+
+    def run(self, name: str, **settings: Any) -> tuple[Path, str]:
+        """Carry a run out; returns its stages' folder and what it printed."""
+        dpo = {**self.settings["dpo"], **settings.pop("dpo", {})}
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**self.settings, "name": name, "dpo": dpo, **settings}))
+        command = [str(Path(sys.executable).with_name("eto")), "run", str(file), "--runs", str(self.folder / "runs"), "--keep-services"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.folder / "runs" / name / "stages", done.stdout
+
+
+def summary(stages: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((stages / stage / "done.json").read_text())["summary"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("methods")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETO_STATE", str(folder / "state"))
+        yield Place(folder)
+        for running in process.find_all():
+            process.stop(running)
+
+
+@pytest.fixture(scope="module")
+def step(place: Place) -> Path:
+    return place.run("step", method="step")[0]
+
+
+def test_step_wise_contrast_begins_where_the_sides_part_and_goes_through_the_loop(step: Path) -> None:
+    pairs = list(jsonl.read(step / "pairs-1" / "pairs.jsonl", Pair))
+    assert pairs
+    for pair in pairs:
+        assert len(pair.prompt) % 2 == 1
+        assert pair.chosen[0].content != pair.rejected[0].content
+    assert summary(step, "dpo-1")["version"] != summary(step, "sft")["version"]
+    assert summary(step, "evaluate-step-1")["episodes"] == 6
+    assert "stopped" not in summary(step, "check-1")
+
+
+def test_self_play_learns_from_its_own_samples_without_an_expert(place: Place, step: Path) -> None:
+    model = str(step / "sft" / "checkpoint")
+    stages, _ = place.run("self-play", method="self-play", model=model, explore=SAMPLES)
+    assert not (stages / "experts").exists()
+    assert summary(stages, "explore-1")["episodes"] == 32
+    pairs = list(jsonl.read(stages / "pairs-1" / "pairs.jsonl", Pair))
+    assert pairs
+    assert all(pair.chosen_policy == pair.rejected_policy == "base" for pair in pairs)
+    assert all(pair.chosen_reward > pair.rejected_reward for pair in pairs)
+    assert summary(stages, "dpo-1")["version"] != summary(step, "sft")["version"]
+    assert summary(stages, "evaluate-self-play-1")["episodes"] == 6
+
+
+def test_a_run_whose_policy_was_broken_by_training_ends_before_it_is_evaluated_and_names_the_good_one(place: Place, step: Path) -> None:
+    """A learning rate far too high, with the trainer's own watch off: what is left says nothing the environment understands."""
+    model = str(step / "sft" / "checkpoint")
+    settings = {"method": "self-play", "model": model, "explore": SAMPLES, "collapse": {"tasks": 4, "invalid_rise": 0.2}, "iterations": 2}
+    stages, said = place.run("broken", dpo={"learning_rate": 0.05, "collapse_bound": 0, "epochs": 3}, **settings)
+    found = summary(stages, "check-1")
+    assert found["invalid"] - found["invalid_before"] > 0.2
+    assert found["good"] == model
+    assert "self-play-1 has collapsed: invalid turns rose from" in said
+    assert f"the last good checkpoint is {model}" in said
+    assert not (stages / "evaluate-self-play-1").exists()
+    assert not (stages / "explore-2").exists()
+    again = place.run("broken", dpo={"learning_rate": 0.05, "collapse_bound": 0, "epochs": 3}, **settings)[1]
+    assert "has collapsed" in again
+    assert not (stages / "evaluate-self-play-1").exists()
+
+
+def test_a_collapse_that_the_trainer_sees_ends_the_run_with_its_sentence(place: Place, step: Path) -> None:
+    model = str(step / "sft" / "checkpoint")
+    with pytest.raises(AssertionError, match="the policy collapsed: at step"):
+        place.run("seen", method="self-play", model=model, explore=SAMPLES, dpo={"learning_rate": 0.05, "epochs": 5})
