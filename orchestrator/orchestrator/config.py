@@ -86,6 +86,13 @@ class TaskSet(_Section):
     )
 
 
+class RaySection(_Section):
+    """Episodes played on a Ray cluster (docs/scale.md), by several processes on its nodes."""
+
+    address: str = Field("auto", description="the cluster's, such as 10.0.0.1:6379; auto: the one that this machine is part of")
+    shards: int | None = Field(None, ge=1, description="processes that play; null: one on each node")
+
+
 class RolloutSection(_Section):
     """How episodes are played, in evaluation and exploration alike."""
 
@@ -99,6 +106,7 @@ class RolloutSection(_Section):
     turn_timeout_s: float = Field(300.0, gt=0)
     episode_deadline_s: float = Field(1800.0, gt=0)
     patience_s: float = Field(600.0, gt=0, description="how long a service may be away before the run stops")
+    ray: RaySection | None = Field(None, description="play on a Ray cluster; null: in this process")
 
 
 class ExploreSection(_Section):
@@ -278,5 +286,6 @@ def _known(loc: list[Any]) -> list[str]:
         "dpo": TrainSection,
         "trainer": TrainerSection,
     }
-    section = LoraSection if "lora" in loc else sections[str(loc[0]) if loc else ""]
+    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RaySection}
+    section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

@@ -24,6 +24,7 @@ OPERATIONAL = {
     *("env.url", "env.port", "env.max_engines", "trainer.accelerate"),
     *("policy.url", "policy.port", "policy.max_num_seqs", "policy.kv_cache_gib", "policy.compile"),
     *("rollout.concurrency", "rollout.turn_timeout_s", "rollout.patience_s"),
+    *("rollout.ray", "rollout.ray.address", "rollout.ray.shards"),
 }
 
 

@@ -1,7 +1,6 @@
 """Training jobs as subprocesses of this machine, under accelerate when a config file is given."""
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -10,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import places
+from orchestrator.process import end_with_parent
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 #: A progress line is short; a longer one is none of ours.
 LINE_LIMIT = 1 << 20
 
 
 class JobFailed(RuntimeError):
     """A training job ended without a checkpoint."""
-
-
-def _die_with_parent() -> None:
-    """A job whose orchestrator was killed would train against the one that a resumed run starts."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def job_command(job_file: Path, accelerate: Path | None) -> list[str]:
@@ -46,7 +40,8 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
             stderr=errors,
             limit=LINE_LIMIT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            # a job whose orchestrator was killed would train against the one that a resumed run starts
+            preexec_fn=end_with_parent,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         assert process.stdout is not None  # noqa: S101 - asked for above
