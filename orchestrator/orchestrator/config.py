@@ -145,9 +145,20 @@ class TrainSection(_Section):
     rpo_alpha: float | None = Field(None, ge=0, description="weight of an SFT term on the chosen side; ETO: 0")
 
 
+class RayJobsSection(_Section):
+    """Training jobs on a Ray cluster, whose nodes share the run's folder (docs/scale.md)."""
+
+    address: str = Field("http://127.0.0.1:8265", description="the cluster's job server")
+    gpus: float = Field(0, ge=0, description="GPUs of a job, all of one node")
+    cpus: float = Field(0, ge=0, description="cores of a job")
+    resources: dict[str, float] = Field(default_factory=dict, description="resources of your own that its node must have")
+    python: str | None = Field(None, description="the trainer's interpreter on the nodes; null: at the place where it is here")
+
+
 class TrainerSection(_Section):
     """How training jobs are launched."""
 
+    ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
 
 
@@ -286,6 +297,6 @@ def _known(loc: list[Any]) -> list[str]:
         "dpo": TrainSection,
         "trainer": TrainerSection,
     }
-    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RaySection}
+    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection}
     section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

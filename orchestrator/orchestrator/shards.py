@@ -97,7 +97,7 @@ class Shard:
 
 
 class Shards:
-    """The shards of one rollout, as a context; `play` is what the rollout calls. Raises ConfigError where there is no Ray, else Unavailable."""
+    """The shards of one rollout, as a context; `play` is what the rollout calls. Raises ConfigError without Ray, Unavailable."""
 
     def __init__(self, env: EnvSection, settings: RolloutSection, orders: Orders, run_id: str, concurrency: int) -> None:
         tokens = {name: os.environ[name] for name in TOKENS if name in os.environ}

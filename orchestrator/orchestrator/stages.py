@@ -14,7 +14,7 @@ from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
-from orchestrator.launchers import local
+from orchestrator.launchers import local, ray
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.policy_client import Sampling
 from orchestrator.progress import StageProgress
@@ -241,7 +241,11 @@ def _training_data(ctx: Context, stage: str, own: Sequence[Episode] = ()) -> Pat
 async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any]:
     folder = ctx.store.stage_dir(stage)
     output = (folder / CHECKPOINT).resolve()
-    await local.run_job({**job, "output": str(output), "seed": ctx.config.seed}, folder, ctx.progress.job, ctx.config.trainer.accelerate)
+    job, trainer = {**job, "output": str(output), "seed": ctx.config.seed}, ctx.config.trainer
+    if trainer.ray is not None:
+        await ray.run_job(job, folder, ctx.progress.job, trainer.ray, trainer.accelerate)
+    else:
+        await local.run_job(job, folder, ctx.progress.job, trainer.accelerate)
     checkpoint = versions.read_checkpoint(output)
     if checkpoint is None:
         raise StageError(f"the {job['method']} job said it was done, but {output} has no manifest.")

@@ -19,9 +19,9 @@ class JobFailed(RuntimeError):
     """A training job ended without a checkpoint."""
 
 
-def job_command(job_file: Path, accelerate: Path | None) -> list[str]:
-    """The command line of a job."""
-    python = str(places.service_python("trainer"))
+def job_command(job_file: Path, accelerate: Path | None, python: str | None = None) -> list[str]:
+    """The command line of a job, by the trainer's interpreter of this checkout unless another is given."""
+    python = python or str(places.service_python("trainer"))
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate)] if accelerate else []
     return [python, *launcher, "-m", "trainer", str(job_file)]
 
@@ -47,7 +47,7 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
         assert process.stdout is not None  # noqa: S101 - asked for above
         try:
             async for line in process.stdout:
-                event = _event(line)
+                event = progress_event(line)
                 if event.get("event") == "error":
                     error = str(event.get("message", ""))
                 progress(event)
@@ -65,7 +65,8 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
         )
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def progress_event(line: bytes) -> dict[str, Any]:
+    """A progress line's content; empty for lines of another kind."""
     try:
         event = json.loads(line)
     except ValueError:
