@@ -87,6 +87,7 @@ def shard_nodes(jobs: str) -> dict[str, list[str]]:
 def victim(cluster: Any) -> str:
     """A node that plays, is not the head and has no driver on it. Raises StopIteration where there is none."""
     where = shard_nodes(cluster.jobs)
+    print(f"head {cluster.head()}, {where}", flush=True)
     return next(node for node in where["shards"] if node not in (cluster.head(), *where["drivers"]))
 
 
@@ -105,8 +106,12 @@ def rollouts(scratch: Path, cluster: Any, tasks: int) -> tuple[dict[str, bool], 
     def kill_at_a_third(count: list[int], episode: Any) -> None:
         count.append(1)
         if len(count) == tasks // 3:
-            killed.append(victim(cluster))
-            cluster.kill(killed[0])
+            try:
+                killed.append(victim(cluster))
+                cluster.kill(killed[0])
+            except BaseException as e:
+                import traceback; traceback.print_exc()
+                raise
 
     with ScriptedPolicy(scripted) as policy:
         for name, where, finished in (
@@ -150,6 +155,7 @@ def main() -> None:
                 claims, told = rollouts(scratch, nodes, options.tasks)
                 figures |= told
         finally:
+            import ray; ray.shutdown()
             left = process.find_all()
             for running in left:
                 process.stop(running)
