@@ -87,7 +87,6 @@ def shard_nodes(jobs: str) -> dict[str, list[str]]:
 def victim(cluster: Any) -> str:
     """A node that plays, is not the head and has no driver on it. Raises StopIteration where there is none."""
     where = shard_nodes(cluster.jobs)
-    print(f"head {cluster.head()}, {where}", flush=True)
     return next(node for node in where["shards"] if node not in (cluster.head(), *where["drivers"]))
 
 
@@ -106,12 +105,8 @@ def rollouts(scratch: Path, cluster: Any, tasks: int) -> tuple[dict[str, bool], 
     def kill_at_a_third(count: list[int], episode: Any) -> None:
         count.append(1)
         if len(count) == tasks // 3:
-            try:
-                killed.append(victim(cluster))
-                cluster.kill(killed[0])
-            except BaseException as e:
-                import traceback; traceback.print_exc()
-                raise
+            killed.append(victim(cluster))
+            cluster.kill(killed[0])
 
     with ScriptedPolicy(scripted) as policy:
         for name, where, finished in (
@@ -134,6 +129,35 @@ def rollouts(scratch: Path, cluster: Any, tasks: int) -> tuple[dict[str, bool], 
     return claims, {"episodes": tasks, "turns": turns, "seconds": seconds}
 
 
+def loop(scratch: Path, cluster: Any) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Part 2."""
+    import yaml
+    from ray.job_submission import JobSubmissionClient
+    from tiny_run import STAGES, Run, wait_for
+
+    run = Run(scratch)
+    config = yaml.safe_load(run.config.read_text())
+    config["rollout"]["ray"] = {"address": cluster.address, "shards": 3}
+    config["trainer"] = {"ray": {"address": cluster.jobs}}
+    run.config.write_text(yaml.safe_dump(config))
+    started = time.monotonic()
+    eto = run.start()
+    wait_for(lambda: run.lines("explore-1") >= 2, eto, run, 600)
+    node = victim(cluster)
+    cluster.kill(node)
+    code = eto.wait(600)
+    print(run.log.read_text(), flush=True)
+    run.check_complete()
+    jobs = JobSubmissionClient(cluster.jobs).list_jobs()
+    counts = {stage: len(run.episodes(stage)) for stage, number in STAGES.items() if number}
+    claims = {
+        "the loop with a node killed ended complete, each episode once": code == 0 and counts == {s: n for s, n in STAGES.items() if n},
+        "its three training jobs ran on the cluster": [str(j.status) for j in jobs] == ["SUCCEEDED"] * 3,
+        "the killed node stayed away": node not in cluster.raylets(),
+    }
+    return claims, {"loop_s": round(time.monotonic() - started), "jobs": sorted(str(j.submission_id) for j in jobs)}
+
+
 def main() -> None:
     """Start the cluster, play, kill, report."""
     parser = argparse.ArgumentParser(description="Rollouts and training on a Ray cluster of this machine, nodes killed.")
@@ -143,7 +167,7 @@ def main() -> None:
     from playing import finish
     from ray_nodes import cluster
 
-    from orchestrator import process
+    from orchestrator import process, ray_cluster
 
     with tempfile.TemporaryDirectory(prefix="eto-soak-") as folder:
         scratch = Path(folder)
@@ -152,10 +176,17 @@ def main() -> None:
         try:
             with cluster(workers=2) as nodes:
                 figures: dict[str, Any] = {"cluster_start_s": round(time.monotonic() - started, 1), "nodes": 3}
-                claims, told = rollouts(scratch, nodes, options.tasks)
+                try:
+                    claims, told = rollouts(scratch, nodes, options.tasks)
+                finally:
+                    ray_cluster.load().shutdown()  # before its cluster ends: it would wait for it
+                figures |= told
+            if not options.rollouts_only:
+                with cluster(workers=2) as nodes:
+                    more, told = loop(scratch, nodes)
+                claims |= more
                 figures |= told
         finally:
-            import ray; ray.shutdown()
             left = process.find_all()
             for running in left:
                 process.stop(running)

@@ -1,8 +1,8 @@
 """Rollouts on a Ray cluster: the same episodes, played by processes on its nodes; the orchestrator keeps the queue and the file.
 
-An episode is a call of a shard, an actor. Ray starts an actor again that died with its process or its node, there or elsewhere, and repeats
-the calls it had not answered, so a lost node costs the episodes it was at and nothing else. The queue is the rollout's: a slow shard
-gets fewer episodes, and none is left with a long tail.
+An episode is a call of a shard, an actor. Ray starts an actor again that died with its process or its node, there or elsewhere; the calls
+that it had not answered go to another shard, so a lost node costs the episodes it was at and nothing else. The queue is the rollout's: a
+slow shard gets fewer episodes, and none is left with a long tail.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -25,8 +26,11 @@ from orchestrator.placement import EnvPlacement
 from orchestrator.process import ServiceError
 from orchestrator.records import Episode
 
-#: How often Ray starts a shard again, and how often it repeats a call that died with its shard: an episode that kills what plays it ends.
-RESTARTS, REPEATS = 100, 5
+#: How often Ray starts a shard again.
+RESTARTS = 100
+#: Seconds for which a shard that lost a call is asked last, and that pass before the call is repeated. Until Ray has noticed that a node is
+#: gone (some 15 s), calls of its shard fail at once, which is why Ray's own repetitions (max_task_retries) do not reach over it.
+AVOIDED_S, PAUSE_S = 30.0, 1.0
 #: What a shard is told of the orchestrator's environment; the rest it has from its node.
 TOKENS = ("ETO_ENV_TOKEN", "ETO_POLICY_TOKEN")
 
@@ -104,6 +108,7 @@ class Shards:
         self._terms, self._concurrency = Terms(env, settings, orders, run_id, tokens), concurrency
         self._actors: list[Any] = []
         self._busy: list[int] = []
+        self._lost_at: list[float] = []  # on the clock of time.monotonic
 
     async def __aenter__(self) -> Self:
         section = self._terms.settings.ray or RaySection()
@@ -115,30 +120,39 @@ class Shards:
             actor = ray.remote(Shard).options(
                 num_cpus=0,  # where a node is lost, the others take its shards whatever else they do
                 max_restarts=RESTARTS,
-                max_task_retries=REPEATS,
                 max_concurrency=self._concurrency,
                 scheduling_strategy=affinity(node_id=nodes[number % len(nodes)], soft=True),
             )
             self._actors.append(actor.remote(number, terms))
             self._busy.append(0)
+            self._lost_at.append(-AVOIDED_S)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for actor in self._actors:
             self._ray.kill(actor)
 
+    def _claim(self, number: int) -> tuple[bool, int]:
+        """A shard's place in the order of asking."""
+        return time.monotonic() < self._lost_at[number] + AVOIDED_S, self._busy[number]
+
     async def play(self, what: Assignment) -> Episode:
-        """An episode on the shard that has the least to do. Raises Unavailable or EpisodeFailed."""
-        number = min(range(len(self._actors)), key=self._busy.__getitem__)
-        self._busy[number] += 1
-        try:
-            played = await self._actors[number].play.remote(what)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
-            raise EpisodeFailed(
-                f"it was lost with its node, {REPEATS} repetitions included: {str(error).strip().splitlines()[0]}"
-            ) from error
-        finally:
-            self._busy[number] -= 1
+        """An episode on the shard that has the least to do, again on another where that is lost. Raises Unavailable or EpisodeFailed."""
+        deadline = time.monotonic() + self._terms.settings.episode_deadline_s + self._terms.settings.patience_s
+        while True:
+            number = min(range(len(self._actors)), key=self._claim)
+            self._busy[number] += 1
+            try:
+                played = await self._actors[number].play.remote(what)
+                break
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
+                self._lost_at[number] = time.monotonic()
+                if time.monotonic() > deadline:
+                    why = str(error).strip().splitlines()[0]
+                    raise EpisodeFailed(f"the processes that played it were lost again and again, last: {why}") from error
+            finally:
+                self._busy[number] -= 1
+            await asyncio.sleep(PAUSE_S)
         if isinstance(played, Failure):
             raise (Unavailable if played.final else EpisodeFailed)(played.message)
         assert isinstance(played, Episode)  # noqa: S101 - what Shard.play returns
