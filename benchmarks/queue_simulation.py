@@ -3,12 +3,12 @@
 
     make bench ONLY=queue_simulation, or benchmarks/queue_simulation.py [--seeds 5] [--without-check]
 
-What is simulated: `sessions` episodes at a time on each policy server; a turn is an answer of the server, whose pace falls with the sequences
-it decodes at once, then a step on one of the node's environment engines, first come first served; an ended episode passes through the
-orchestrator, one at a time. A server's pace within a turn is that of the turn's begin. Not simulated: faults, network delays, prompts that miss
-the prefix cache. ASSUMED marks what no measurement of ours stands behind; the rest names its source.
-The check: a rollout of real ScienceWorld episodes with a policy that takes a known time, at 8 episodes at a time on 2 engines, whose wall time is
-predicted from its own episodes played one at a time. Writes benchmarks/out/queue_simulation.json.
+What is simulated: `sessions` episodes at a time on each policy server; a turn is an answer of the server, whose pace falls with the
+sequences it decodes at once, then a step on one of the node's environment engines, first come first served; an ended episode passes through
+the orchestrator, one at a time. A server's pace within a turn is that of the turn's begin. Not simulated: faults, network delays, prompts
+that miss the prefix cache. ASSUMED marks what no measurement of ours stands behind; the rest names its source.
+The check: a rollout of real ScienceWorld episodes with a policy that takes a known time, 8 at a time on 2 engines, whose wall time is
+predicted from episodes played one at a time. Writes benchmarks/out/queue_simulation.json.
 """
 
 import argparse
