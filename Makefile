@@ -97,8 +97,9 @@ scripts = $(basename $(notdir $(shell find $(1) -maxdepth 1 -name '*.py' -execut
 bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; writes benchmarks/out/ONLY.json
 	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks)); do benchmarks/$$name.py; done
 
-soak: install $(if $(filter ray_cluster,$(or $(ONLY),ray_cluster)),ray) ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
-	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do benchmarks/soak/$$name.py; done
+soak: install $(if $(filter ray_cluster,$(or $(ONLY),ray_cluster)),ray) ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json; ENV=webshop chooses the environment of ONLY=core_*
+	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do \
+	  benchmarks/soak/$$name.py $(if $(filter command,$(origin ENV)),--env $(ENV)); done
 
 up: install ## start the services as local processes
 	$(ETO) services up

@@ -7,7 +7,8 @@ All in one run, CPU time being user + system of the service with its workers and
 - http_overhead_cpu_ms: a step of the counter (an engine that costs nothing) over HTTP, against the same engine called in this process.
 - steps_per_cpu_s_vs_library_server: 4 ScienceWorld sessions play the same gold paths through the service and through a plain server with
   one ScienceWorldEnv per session (benchmarks/library_server.py), in turns after a warm-up; loads and resets are not counted.
-- steps_per_s: ScienceWorld steps a second of wall time with 1, 4, 16 and 64 sessions stepping at once on at most 8 engines.
+- steps_per_s: ScienceWorld steps a second of wall time with 1, 4, 16 and 64 sessions stepping at once on at most 8 engines, all of which
+  are warm; with more sessions than engines, the replays are in it.
 - restore_ms: two sessions of 15 steps take turns on one engine, so that each step first replays the session's past; milliseconds of
   such a replay (load and steps), as the service's own histogram has them.
 Each launch starts all processes anew and counts once; figures are medians over launches with the lowest and highest.
@@ -17,6 +18,7 @@ Writes benchmarks/out/core.json.
 import argparse
 import asyncio
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -26,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,8 +95,13 @@ def library_server() -> Iterator[RunningService]:
         process.wait()
 
 
-async def play_together(client: httpx.AsyncClient, sessions: list[str], pids: list[int] | None) -> float:
-    """Play each session's task side by side; return the CPU seconds of the steps alone (all sessions are reset first)."""
+def used_cpu_s(server: RunningService) -> float:
+    """Return the CPU seconds of a server and all below it."""
+    return cpu_s(tree(server.process.pid))
+
+
+async def play_together(client: httpx.AsyncClient, sessions: list[str], clock: Callable[[], float]) -> float:
+    """Play each session's task side by side; return what the steps alone took by the clock (all sessions are reset first)."""
     tasks = [TASKS[number % len(TASKS)] for number in range(len(sessions))]
 
     async def reset(number: int) -> None:
@@ -107,9 +114,9 @@ async def play_together(client: httpx.AsyncClient, sessions: list[str], pids: li
             (await client.post("/step", json={"session_id": sessions[number], "action": action})).raise_for_status()
 
     await asyncio.gather(*map(reset, range(len(sessions))))
-    before = cpu_s(pids or [])
+    before = clock()
     await asyncio.gather(*map(steps, range(len(sessions))))
-    return cpu_s(pids or []) - before
+    return clock() - before
 
 
 def path(task_id: str) -> list[str]:
@@ -131,9 +138,7 @@ async def against_library() -> tuple[float, float]:
             sessions = [[""] * 4, [""] * 4]
             for number in range(WARM_UP + ROUNDS):
                 for arm, server in enumerate((service, library)):
-                    if number == 0:
-                        await play_together(clients[arm], sessions[arm], None)
-                    used = await play_together(clients[arm], sessions[arm], tree(server.process.pid))
+                    used = await play_together(clients[arm], sessions[arm], functools.partial(used_cpu_s, server))
                     spent[arm] += used if number >= WARM_UP else 0.0
     return ROUNDS * steps_of(4) / spent[0], ROUNDS * steps_of(4) / spent[1]
 
@@ -143,12 +148,9 @@ async def steps_per_s() -> dict[int, float]:
     rates = {}
     with running_service("env_sciworld", ("--max-engines", "8", *QUIET), None, 300) as service:
         async with httpx.AsyncClient(base_url=service.url, timeout=900, limits=httpx.Limits(max_connections=None)) as client:
-            for number in SESSIONS:
+            for number in (16, *SESSIONS):  # the first 16 start all engines and warm them up; their rate is not kept
                 sessions = [""] * number
-                await play_together(client, sessions, None)  # engines start
-                started = time.monotonic()
-                await play_together(client, sessions, None)
-                rates[number] = steps_of(number) / (time.monotonic() - started)
+                rates[number] = steps_of(number) / await play_together(client, sessions, time.monotonic)
                 for session_id in sessions:
                     await client.delete(f"/sessions/{session_id}")
     return rates

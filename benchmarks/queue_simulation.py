@@ -194,7 +194,7 @@ def _rollout(folder: Path, policy_url: str, engines: int, name: str, episodes: i
     async def main() -> tuple[float, list[Any]]:
         place = EnvPlacement(EnvSection(port=free_port(), max_engines=engines), "bench", RolloutSection())
         await place.start()
-        async with place.client as env, PolicyClient(policy_url, "m") as client:
+        async with place.client as env, PolicyClient([policy_url], "m") as client:
             player = Player(client, "agent", None, Sampling(), load_prompt("sciworld"), max_steps=15)
             tasks = await env.tasks("eto-unseen")
             todo = [Assignment(tasks[i * len(tasks) // episodes]) for i in range(episodes)]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from orchestrator.config import EnvSection
 from tiny_run import free_port
 
 
@@ -21,14 +22,30 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         process.stop(running)
 
 
-@pytest.fixture(scope="session")
-def sciworld(state: Path) -> Iterator[str]:
-    """The URL of a ScienceWorld service with four sessions."""
-    from orchestrator.config import EnvSection
-
+def served(section: EnvSection) -> Iterator[str]:
+    """The URL of an environment's service on a port of its own, on generated data where the environment has such."""
     from orchestrator import process, services
 
-    service = services.env_service(EnvSection(port=free_port(), max_engines=4))
+    os.environ |= {"ETO_WEBSHOP_CATALOGUE": "sample", "ETO_ALFWORLD_SAMPLE": "1"}
+    service = services.env_service(section)
     running = asyncio.run(services.ensure(service))
     yield service.url
     process.stop(running)
+
+
+@pytest.fixture(scope="session")
+def sciworld(state: Path) -> Iterator[str]:
+    """The URL of a ScienceWorld service with four sessions."""
+    yield from served(EnvSection(port=free_port(), max_engines=4))
+
+
+@pytest.fixture(scope="session")
+def webshop(state: Path) -> Iterator[str]:
+    """The URL of a WebShop service on the sample."""
+    yield from served(EnvSection(name="webshop", port=free_port(), max_engines=8))
+
+
+@pytest.fixture(scope="session")
+def alfworld(state: Path) -> Iterator[str]:
+    """The URL of an ALFWorld service on the sample."""
+    yield from served(EnvSection(name="alfworld", port=free_port(), max_engines=4))

@@ -38,7 +38,7 @@ class ScriptedPolicy:
                     policy._now += 1
                     policy.most_at_once = max(policy.most_at_once, policy._now)
                 try:
-                    answer = policy.script(body["messages"], number)
+                    answer = policy.script(body.get("messages", []), number)
                 finally:
                     with policy._lock:
                         policy._now -= 1

@@ -1,7 +1,8 @@
-"""`eto data import` against the real ScienceWorld service: what holds is kept, what does not is dropped with its reason."""
+"""`eto data import` against the real services: what holds is kept, what does not is dropped with its reason."""
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ def golds(sciworld: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
     return sciworld, folder
 
 
-def imported(url: str, source: Path, rules: Rules | None = None) -> tuple[list[Episode], dict[str, Any]]:
+def imported(url: str, source: Path, rules: Rules | None = None, env: str = "sciworld") -> tuple[list[Episode], dict[str, Any]]:
     out = source.with_suffix(".out")
-    asyncio.run(commands.import_trajectories(source, "sciworld", url, out, "x", rules or Rules(), 1, None))
+    asyncio.run(commands.import_trajectories(source, env, url, out, "x", rules or Rules(), 1, None))
     return list(jsonl.read(out, Episode)), json.loads((out.with_name(out.name + ".report.json")).read_text())
 
 
@@ -76,3 +77,24 @@ def test_a_trajectory_without_success_is_kept_if_asked_for(golds: tuple[str, Pat
     assert imported(url, source)[1]["dropped"] == {"no success here": 1}
     back, _ = imported(url, source, Rules(failures=True))
     assert [(len(e.steps), e.success) for e in back] == [(1, False)]
+
+
+def test_a_webshop_trajectory_that_was_recorded_with_another_price_limit_comes_back_with_the_one_here(webshop: str, tmp_path: Path) -> None:
+    chosen = TaskSet(split="sample-test", per_type=1)
+    asyncio.run(eto.experts("webshop", webshop, chosen, tmp_path / "e.jsonl", 0))
+    here = {e.task_id: e for e in jsonl.read(tmp_path / "e.jsonl", Episode)}
+    commands.export(tmp_path / "e.jsonl", "eto-sft", tmp_path / "sft.json")
+    rows = json.loads((tmp_path / "sft.json").read_text())
+    for row in rows:
+        limit = re.search(r"price lower than ([\d.]+) dollars", row["conversations"][2]["value"])
+        assert limit is not None
+        for turn in row["conversations"]:
+            turn["value"] = turn["value"].replace(limit[0], "price lower than 7770.00 dollars")
+        row["conversations"][-1]["value"] = f"Thought: It costs less than $7770.\nAction: {here[row['id']].steps[-1].action}"
+    (tmp_path / "recorded.json").write_text(json.dumps(rows))
+    back, report = imported(webshop, tmp_path / "recorded.json", env="webshop")
+    assert (report["kept"], report["dropped"]) == (len(rows), {})
+    assert report["observations_compared"] == report["observations_equal_by_letter"] > 0
+    for episode in back:
+        assert [m.content for m in episode.messages[:-2]] == [m.content for m in here[episode.task_id].messages[:-2]]
+        assert "7770" not in str(episode.messages)

@@ -116,6 +116,31 @@ def test_a_context_overflow_ends_the_episode_with_its_own_reason(sciworld: str, 
     assert len(episode.steps) == 2
 
 
+def test_a_full_context_drops_its_oldest_turns_where_that_is_wanted_and_the_record_keeps_them(sciworld: str, tmp_path: Path) -> None:
+    message = {"error": {"message": "This model's maximum context length is 64 tokens.", "type": "BadRequestError", "code": 400}}
+    seen = []
+
+    def two_turns_fit(messages: list[dict[str, str]], number: int) -> str | tuple[int, dict[str, object]]:
+        if turn(messages) > 2:
+            return 400, message
+        seen.append([m["content"] for m in messages])
+        return f"Thought: {len(seen)}\nAction: look around"
+
+    async def main(policy: str) -> Rollout:
+        async with EnvClient(sciworld, "sciworld") as env, PolicyClient(policy, "m") as client:
+            player = Player(client, "agent", "v1", Sampling(), PROMPT, max_steps=6, drop_oldest=True)
+            return await run(await choose(env, 1), env, player, tmp_path / "e.jsonl", concurrency=1, run_id="test")
+
+    with ScriptedPolicy(two_turns_fit) as policy:
+        (episode,) = asyncio.run(main(policy.url)).episodes
+    assert episode.terminate_reason is TerminateReason.STEP_LIMIT
+    assert [s.dropped_turns for s in episode.steps] == [0, 0, 0, 1, 2, 3]
+    assert len(episode.messages) == 3 + 2 * 6
+    for turn_number, shown in enumerate(seen):
+        kept = episode.messages[:3] + episode.messages[3 + 2 * episode.steps[turn_number].dropped_turns : 3 + 2 * turn_number]
+        assert shown == [m.content for m in kept]
+
+
 def test_a_policy_that_is_busy_or_restarting_is_asked_again(sciworld: str, tmp_path: Path) -> None:
     calm = ScriptedPolicy(wander)
     flaky = ScriptedPolicy(lambda m, number: (503, {"error": {"message": "loading"}}) if number % 3 == 0 else wander(m, number))

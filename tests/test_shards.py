@@ -126,7 +126,7 @@ def test_an_address_without_a_cluster_is_an_error_of_one_sentence() -> None:
         async with shards:
             pass
 
-    with pytest.raises(RuntimeError, match="no Ray cluster answers at 127.0.0.1:9"):
+    with pytest.raises(RuntimeError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         asyncio.run(main())
 
 

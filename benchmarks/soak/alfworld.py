@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 from env_alfworld.downward import Library
 from env_alfworld.engine import made_ready
-from env_alfworld.experts import handcoded_actions, replay
+from env_alfworld.experts import find_actions, handcoded_actions, replay
 from env_alfworld.settings import AlfworldSettings
 from env_alfworld.sources import Source, listed
 from env_alfworld.stock import stock_environment
@@ -96,8 +96,12 @@ def gold(source: Source) -> dict[str, Any]:
 
 
 def planner(source: Source) -> dict[str, Any]:
-    """Replay the planner's plans, asked of the service."""
+    """Replay the planner's plans, worked out ahead as `env_alfworld.prepare --plans` does and asked of the service."""
     games = drawn(source, ("valid_seen",), 40) + drawn(source, ("valid_unseen",), 40)
+    store = Store(source.store)
+    for file in games:
+        game = made_ready(store, source.root, file, games_kept=1)
+        find_actions(store, source.root, file, game, "planner", plan_timeout_s=1800)
     return _replayed("planner", [(game, None) for game in games])
 
 

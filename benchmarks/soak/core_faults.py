@@ -1,11 +1,12 @@
 #!services/env-sciworld/.venv/bin/python
 """Episodes that do not notice what happens to their engines and to their service.
 
-    benchmarks/soak/core_faults.py [--short]
+    make soak ONLY=core_faults [ENV=sciworld|webshop|alfworld|counter], or benchmarks/soak/core_faults.py [--env ENV] [--short]
 
-ScienceWorld, 200 episodes (gold paths, at most 15 steps) at concurrency 16 on 4 engines, with a journal. Meanwhile a random worker or
-JVM is SIGKILLed every 10 s and one SIGSTOPped every 30 s, and the whole service is killed -9 and started again twice, once a third and
-once two thirds of the episodes have ended. Every reply is compared with that of an undisturbed run. --short: 24 episodes, one restart.
+200 episodes (gold or expert paths, at most 15 steps) at concurrency 16 on 4 engines, with a journal. Meanwhile a random worker or JVM is
+SIGKILLed every 10 s and one SIGSTOPped every 30 s, and the whole service is killed -9 and started again twice, once a third and once two
+thirds of the episodes have ended. Every reply is compared with that of an undisturbed run. --short: 24 episodes, one restart.
+Where a step takes next to no time, the players think for a second between two steps, as otherwise all would be over before any harm.
 What the engines and the service say on standard error goes to benchmarks/out/soak-core_faults.log.
 """
 
@@ -23,20 +24,21 @@ from pathlib import Path
 
 import httpx
 from env_core.process_tree import command, tree
-from env_core.running import RunningService, start_service, wait_until_ready
-from playing import GOLD, OUT, QUIET, LostError, call, finish, play
+from env_core.running import RunningService, wait_until_ready
+from environments import ENVIRONMENTS, READY_TIMEOUT_S, Served, paths
+from playing import OUT, QUIET, LostError, call, finish, play, record, run, tell
 
 CONCURRENCY = 16
 ENGINES = 4
 STEPS = 15
 KILL_EVERY_S, STOP_EVERY_S = 10.0, 30.0
-TASKS = {task_id: actions[:STEPS] for task_id, actions in GOLD.items()}
 
 
 class Service:
     """The service, on one port and journal for all its lives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, env: Served, folder: Path) -> None:
+        self._env = env
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -46,7 +48,7 @@ class Service:
 
     def start(self) -> RunningService:
         """Begin a life."""
-        self.running = start_service("env_sciworld", self._options, {"ETO_ENV_LOAD_TIMEOUT_S": "30"})
+        self.running = self._env.start(self._options, ETO_ENV_LOAD_TIMEOUT_S="30")
         return self.running
 
     def kill(self) -> None:
@@ -73,18 +75,19 @@ async def harm(service: Service, chance: random.Random, signal_: signal.Signals,
                 done[signal_.name] += 1
 
 
-async def main(episodes: int, restarts: int) -> None:
+async def main(name: str, env: Served, episodes: int, restarts: int) -> None:
     """Play, compare and report."""
     chance = random.Random(0)
     happened: Counter[str] = Counter()
     limits = httpx.Limits(max_connections=None)
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder))
+        service = Service(env, Path(folder))
         try:
-            wait_until_ready(service.running, 300)
+            wait_until_ready(service.running, READY_TIMEOUT_S)
             async with httpx.AsyncClient(base_url=service.running.url, timeout=300, limits=limits) as client:
-                tasks = [list(TASKS)[number % len(TASKS)] for number in range(episodes)]
-                undisturbed = {task_id: await play(client, f"alone/{task_id}", task_id, TASKS[task_id]) for task_id in dict.fromkeys(tasks)}
+                actions = {task_id: path[:STEPS] for task_id, path in (await paths(client, env.name)).items()}
+                tasks = [list(actions)[number % len(actions)] for number in range(episodes)]
+                undisturbed = {task_id: await play(client, f"alone/{task_id}", task_id, actions[task_id]) for task_id in set(tasks)}
                 for state in (await call(client, "GET", "/sessions"))["sessions"]:
                     await call(client, "DELETE", f"/sessions/{state['session_id']}")
                 print(f"{len(undisturbed)} undisturbed episodes were recorded", flush=True)
@@ -96,7 +99,7 @@ async def main(episodes: int, restarts: int) -> None:
                 async def episode(number: int) -> None:
                     async with places:
                         try:
-                            ended[number] = await play(client, f"episode/{number}", tasks[number], TASKS[tasks[number]])
+                            ended[number] = await play(client, f"episode/{number}", tasks[number], actions[tasks[number]], env.pause_s)
                         except LostError as error:
                             ended[number] = str(error)
 
@@ -109,7 +112,11 @@ async def main(episodes: int, restarts: int) -> None:
                         happened["restart"] += 1
                         print(f"restarted after {len(ended)} episodes, {time.monotonic() - started:.0f} s", flush=True)
 
+                def progress() -> str:
+                    return f"{len(ended)} of {episodes} episodes have ended, {time.monotonic() - started:.0f} s, {dict(happened)}"
+
                 trouble = [
+                    asyncio.create_task(tell(progress)),
                     asyncio.create_task(restart()),
                     asyncio.create_task(harm(service, chance, signal.SIGKILL, KILL_EVERY_S, happened)),
                     asyncio.create_task(harm(service, chance, signal.SIGSTOP, STOP_EVERY_S, happened)),
@@ -121,21 +128,24 @@ async def main(episodes: int, restarts: int) -> None:
                 sessions = (await call(client, "GET", "/sessions"))["sessions"]
         finally:
             service.running.stop()
+    harms = ("SIGKILL", "restart") if episodes < 200 else ("SIGKILL", "SIGSTOP", "restart")  # a short run may end before one is stopped
     lost = {number: seen for number, seen in ended.items() if isinstance(seen, str)}
     different = [n for n, seen in ended.items() if n not in lost and seen != undisturbed[tasks[n]]]
     names = Counter(state["episode_id"] for state in sessions)
     for number, problem in list(lost.items())[:3]:
         print(f"lost: {number} {problem}")
     finish(
-        "core_faults",
+        name,
         {
             f"{episodes} episodes ended": len(ended) - len(lost) == episodes,
             "every one is byte-identical to its undisturbed run": not different,
             "none was doubled, no session leaked": len(names) == episodes and set(names.values()) == {1},
-            "all kinds of harm were done": all(happened[kind] for kind in ("SIGKILL", "restart")),
+            "all kinds of harm were done": all(happened[kind] for kind in harms),
         },
         {
             "n": episodes,
+            "env": env.name,
+            "tasks": len(undisturbed),
             "steps": sum(len(seen) - 1 for seen in ended.values() if isinstance(seen, list)),
             "harm": dict(happened),
             "elapsed_s": round(elapsed_s, 1),
@@ -148,7 +158,8 @@ async def main(episodes: int, restarts: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Episodes under SIGKILL, SIGSTOP and restarts of the service.")
     parser.add_argument("--short", action="store_true", help="24 episodes and one restart")
-    short = parser.parse_args().short
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="sciworld", help="what is played (default sciworld)")
+    asked = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     os.dup2(os.open(OUT / "soak-core_faults.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # killed engines have much to say
-    asyncio.run(main(24 if short else 200, 1 if short else 2))
+    run(main(record("core_faults", asked, "sciworld"), ENVIRONMENTS[asked.env], 24 if asked.short else 200, 1 if asked.short else 2))

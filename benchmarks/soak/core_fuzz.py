@@ -1,34 +1,40 @@
 #!services/env-sciworld/.venv/bin/python
 """Requests that no client would send.
 
-    benchmarks/soak/core_fuzz.py [--short]
+    make soak ONLY=core_fuzz [ENV=counter|sciworld|webshop|alfworld], or benchmarks/soak/core_fuzz.py [--env ENV] [--short]
 
 schemathesis makes requests for each operation of the service's own OpenAPI page, 20,000 in all; half of those that take a session get one
 that is live. Then 2,000 WebSocket frames that are mostly malformed. No reply is a 5xx but the protocol's own (501 where an environment
 has no such thing, 503 and 504 with their codes), each error has the protocol's shape, a neighbour's session goes on undisturbed, no
 session or engine is left over, and the service's resident memory is flat: it grows by less than 5 % after the first fifth.
-The counter plays: the layer under test is the core. --short: 1,000 requests, 200 frames.
+Unless told, the counter plays: the layer under test is the core. The others have AgentGym's routes too, and engines that may be upset.
+--short: 1,000 requests, 200 frames.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import random
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import schemathesis
-from env_core.running import RunningService, running_service
+from env_core.running import RunningService
+from environments import ENVIRONMENTS, Served, paths
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
-from playing import COUNTER, QUIET, finish
+from playing import LONGEST_S, QUIET, finish, record, shown
 from schemathesis import GenerationMode
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 GROWTH = 0.05
+STACK_TRACE = "Traceback (most recent call last)"
 OWN_CODES = {501: {"no_expert", "no_page"}, 503: {"engine_unavailable", "draining"}, 504: {"step_timeout"}}
 UNTRIED = {"/metrics"}  # a page of text, the same whatever is sent
 ANY_JSON = st.recursive(
@@ -58,20 +64,31 @@ def rss_mb(service: RunningService) -> float:
 class Fuzz:
     """Sends requests, and keeps what was wrong about the answers."""
 
-    def __init__(self, service: RunningService) -> None:
+    def __init__(self, service: RunningService, task_id: str, actions: list[str]) -> None:
         self.service = service
         self.client = httpx.Client(base_url=service.url, timeout=60)
         self.chance = random.Random(0)
-        self.neighbour = self.begin()
-        self.neighbour_steps = 0
-        self.live = self.begin()
+        self.task_id = task_id
+        self.actions = actions
+        self.neighbour = str(self.begin()["metadata"]["session_id"])
+        self.undisturbed = [self.neighbours_next(number) for number in range(1 + len(actions))]
+        self.neighbour_steps = -1  # its next one begins it again
+        self.live = str(self.begin()["metadata"]["session_id"])
         self.sent = 0
         self.statuses: dict[int, int] = {}
         self.wrong: list[str] = []
 
-    def begin(self) -> str:
-        """Open a session."""
-        return str(self.client.post("/reset", json={"task_id": "count:1000000", "max_steps": 1000}).json()["metadata"]["session_id"])
+    def begin(self, **fields: str) -> dict[str, Any]:
+        """Begin an episode."""
+        reply: dict[str, Any] = self.client.post("/reset", json={"task_id": self.task_id, "max_steps": 1000, **fields}).json()
+        return reply
+
+    def neighbours_next(self, number: int) -> str:
+        """Step the neighbour on its path, or begin it again; return what was shown."""
+        if number == 0:
+            return shown(self.begin(session_id=self.neighbour))
+        step = {"session_id": self.neighbour, "action": self.actions[number - 1]}
+        return shown(self.client.post("/step", json=step).raise_for_status().json())
 
     def judge(self, asked: str, reply: Any) -> None:
         """Note a server error or an error without the protocol's shape."""
@@ -81,7 +98,8 @@ class Fuzz:
             return
         try:
             error = reply.json()["error"]
-            good = set(error) == {"code", "message"} and "Traceback" not in error["message"]
+            # the whole phrase: hypothesis draws the word alone from this very file, and a message may say again what was asked for
+            good = set(error) == {"code", "message"} and STACK_TRACE not in error["message"]
             good = good and (reply.status_code < 500 or error["code"] in OWN_CODES.get(reply.status_code, ()))
         except (ValueError, KeyError, TypeError):
             good = False
@@ -104,7 +122,7 @@ class Fuzz:
 
     def _name_a_live_session(self, case: Any) -> None:
         if self.client.get("/state", params={"session_id": self.live}).status_code != 200:
-            self.live = self.begin()
+            self.live = str(self.begin()["metadata"]["session_id"])
         for place in (case.path_parameters, case.query, case.body):
             if isinstance(place, dict) and "session_id" in place:
                 place["session_id"] = self.live
@@ -135,19 +153,26 @@ class Fuzz:
         return answered
 
     def neighbour_goes_on(self) -> None:
-        """Step the neighbour, and note it if anything has changed its count."""
+        """Step the neighbour, and note it if anything has changed its episode."""
         self.neighbour_steps += 1
-        text = self.client.post("/step", json={"session_id": self.neighbour, "action": "add 1"}).json().get("observation", {}).get("text")
-        if text != f"The count is {self.neighbour_steps}.":
-            self.wrong.append(f"the neighbour was disturbed: {text}")
+        number = self.neighbour_steps % len(self.undisturbed)
+        if (seen := self.neighbours_next(number)) != self.undisturbed[number]:
+            self.wrong.append(f"the neighbour was disturbed: {seen[:1000]}")
 
 
-def main(requests: int, frames: int) -> None:
+async def path_of(service: RunningService, env: Served) -> tuple[str, list[str]]:
+    """Return a task and actions that play it, but for the last one."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
+        task_id, actions = next(iter((await paths(client, env.name, 1)).items()))
+    return task_id, actions[:-1]
+
+
+def main(name: str, env: Served, requests: int, frames: int) -> None:
     """Send everything and report."""
+    started = time.monotonic()
     options = ("--max-engines", "4", "--step-timeout-s", "5", "--max-sessions", "1000000", *QUIET)
-    variables = {**COUNTER, "ETO_ENV_KEPT_SESSIONS": "100"}
-    with running_service("counter_env", options, variables, ready_timeout_s=300) as service:
-        fuzz = Fuzz(service)
+    with env.running(options, ETO_ENV_KEPT_SESSIONS="100") as service:
+        fuzz = Fuzz(service, *asyncio.run(path_of(service, env)))
         schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
         operations = [found for result in schema.get_all_operations() if (found := result.ok()).path not in UNTRIED]
         rounds, number, before_mb = 10, 0, 0.0
@@ -156,13 +181,16 @@ def main(requests: int, frames: int) -> None:
                 with contextlib.suppress(Unsatisfiable):  # nothing can be wrong about a request that carries nothing
                     fuzz.operation(operation, -(-requests // (rounds * len(operations))), number)
                 fuzz.neighbour_goes_on()
+                if time.monotonic() - started > LONGEST_S:
+                    sys.exit(f"FAIL it was not done in {LONGEST_S:g} s")
             for state in fuzz.client.get("/sessions").json()["sessions"]:
                 if state["session_id"] != fuzz.neighbour:
                     fuzz.client.delete(f"/sessions/{state['session_id']}")
             if not before_mb and fuzz.sent >= requests / 5:
                 before_mb = rss_mb(service)
             number += 1
-            print(f"round {number}: {fuzz.sent} requests, {rss_mb(service):.0f} MB, {len(fuzz.wrong)} wrong", flush=True)
+            now = f"{rss_mb(service):.0f} MB, {len(fuzz.wrong)} wrong, {time.monotonic() - started:.0f} s"
+            print(f"round {number}: {fuzz.sent} requests, {now}", flush=True)
         answered = fuzz.frames(frames)
         fuzz.neighbour_goes_on()
         after_mb = rss_mb(service)
@@ -174,7 +202,7 @@ def main(requests: int, frames: int) -> None:
     for wrong in fuzz.wrong[:10]:
         print(wrong)
     finish(
-        "core_fuzz",
+        name,
         {
             f"at least {requests} requests were sent": fuzz.sent >= requests,
             "no server error, every error in the protocol's shape, the neighbour undisturbed": not fuzz.wrong,
@@ -184,12 +212,14 @@ def main(requests: int, frames: int) -> None:
         },
         {
             "n": fuzz.sent,
+            "env": env.name,
             "frames": frames,
             "frames_answered": answered,
             "operations": len(operations),
             "statuses": dict(sorted(fuzz.statuses.items())),
             "wrong": len(fuzz.wrong),
             "rss_mb": [round(before_mb, 1), round(after_mb, 1)],
+            "elapsed_s": round(time.monotonic() - started, 1),
         },
     )
 
@@ -197,5 +227,6 @@ def main(requests: int, frames: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Requests and frames that no client would send.")
     parser.add_argument("--short", action="store_true", help="1,000 requests and 200 frames")
-    short = parser.parse_args().short
-    main(1000 if short else 20_000, 200 if short else 2000)
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="counter", help="what is played (default counter)")
+    asked = parser.parse_args()
+    main(record("core_fuzz", asked, "counter"), ENVIRONMENTS[asked.env], 1000 if asked.short else 20_000, 200 if asked.short else 2000)

@@ -1,7 +1,7 @@
 #!services/env-sciworld/.venv/bin/python
 """A service that plays many episodes and stays as it was.
 
-    benchmarks/soak/core_leaks.py [--short] [--env sciworld|counter]
+    make soak ONLY=core_leaks [ENV=sciworld|webshop|alfworld|counter], or benchmarks/soak/core_leaks.py [--env ENV] [--short]
 
 3,000 episodes of at most 4 steps on one service of 2 engines, 4 at a time; each session is deleted at its end. After the first 300
 the resident memory (the service with its workers and JVMs) grows by less than 5 %, and threads and file descriptors stay the same.
@@ -17,8 +17,9 @@ from pathlib import Path
 
 import httpx
 from env_core.process_tree import tree
-from env_core.running import RunningService, running_service
-from playing import COUNTER, GOLD, QUIET, call, finish
+from env_core.running import RunningService
+from environments import ENVIRONMENTS, Served, paths
+from playing import QUIET, call, finish, record, run
 
 STEPS = 4
 GROWTH = 0.05
@@ -47,20 +48,19 @@ async def quiet_reading(service: RunningService) -> tuple[float, float, int, int
     return tuple(statistics.median(column) for column in zip(*readings, strict=True))  # type: ignore[return-value]
 
 
-async def main(env: str, episodes: int, warm_up: int) -> None:
+async def main(name: str, env: Served, episodes: int, warm_up: int) -> None:
     """Play, compare and report."""
-    module, variables = ("env_sciworld", {}) if env == "sciworld" else ("counter_env", COUNTER)
-    gold = GOLD if env == "sciworld" else {f"count:{n}": ["add 1"] * n for n in range(5, 50)}
-    with running_service(module, ("--max-engines", "2", "--engines-warm", "2", *QUIET), variables, ready_timeout_s=300) as service:
+    with env.running(("--max-engines", "2", "--engines-warm", "2", *QUIET)) as service:
         async with httpx.AsyncClient(base_url=service.url, timeout=600) as client:
+            actions = await paths(client, env.name)
             places = asyncio.Semaphore(AT_ONCE)
 
             async def episode(number: int) -> None:
-                task_id = list(gold)[number % len(gold)]
+                task_id = list(actions)[number % len(actions)]
                 async with places:
                     reply = await call(client, "POST", "/reset", {"task_id": task_id, "max_steps": STEPS})
                     session_id = reply["metadata"]["session_id"]
-                    for action in gold[task_id][:STEPS]:
+                    for action in actions[task_id][:STEPS]:
                         reply = await call(client, "POST", "/step", {"session_id": session_id, "action": action})
                         if reply["done"]:
                             break
@@ -72,11 +72,13 @@ async def main(env: str, episodes: int, warm_up: int) -> None:
             print(f"after {warm_up}: {before[0]:.0f} MB, {before[2]} threads, {before[3]} descriptors", flush=True)
             for first in range(warm_up, episodes, 100):
                 await asyncio.gather(*map(episode, range(first, min(first + 100, episodes))))
+                now = reading(service)
+                print(f"{first + 100} of {episodes}: {now[0]:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
             after = await quiet_reading(service)
             left = len((await call(client, "GET", "/sessions"))["sessions"])
     growth = after[0] / before[0] - 1
     finish(
-        "core_leaks" if env == "sciworld" else "core_leaks_counter",
+        name,
         {
             f"memory grew by less than {GROWTH:.0%}": growth < GROWTH,
             "threads stayed the same": after[2] == before[2],
@@ -85,7 +87,8 @@ async def main(env: str, episodes: int, warm_up: int) -> None:
         },
         {
             "n": episodes,
-            "env": env,
+            "env": env.name,
+            "tasks": len(actions),
             "growth": round(growth, 4),
             "rss_mb": {"before": round(before[0], 1), "after": round(after[0], 1)},
             "service_rss_mb": {"before": round(before[1], 1), "after": round(after[1], 1)},
@@ -99,6 +102,6 @@ async def main(env: str, episodes: int, warm_up: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Many episodes on one service.")
     parser.add_argument("--short", action="store_true", help="300 episodes")
-    parser.add_argument("--env", choices=("sciworld", "counter"), default="sciworld", help="what is played (default sciworld)")
-    options = parser.parse_args()
-    asyncio.run(main(options.env, 300 if options.short else 3000, 100 if options.short else 300))
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="sciworld", help="what is played (default sciworld)")
+    asked = parser.parse_args()
+    run(main(record("core_leaks", asked, "sciworld"), ENVIRONMENTS[asked.env], 300 if asked.short else 3000, 100 if asked.short else 300))

@@ -1,11 +1,13 @@
 """What the soak tests of the core share: a client that never gives up, and the report."""
 
+import argparse
 import asyncio
 import json
 import os
+import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,8 @@ import httpx
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "benchmarks" / "out"
-COUNTER = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "services" / "env-core" / "tests"), os.environ.get("PYTHONPATH")]))}
-GOLD: dict[str, list[str]] = json.loads((ROOT / "services" / "env-sciworld" / "tests" / "gold.json").read_text("utf-8"))
 QUIET = ("--log-level", "critical")
+LONGEST_S = 1140.0
 
 
 class LostError(Exception):
@@ -47,18 +48,45 @@ def shown(reply: Mapping[str, Any]) -> str:
     return json.dumps({**reply, "metadata": metadata}, sort_keys=True)
 
 
-async def play(client: httpx.AsyncClient, name: str, task_id: str, actions: Sequence[str], **fields: Any) -> list[str]:
-    """Play an episode to its end, each request under an id of its own; return what was shown."""
-    reset = {"task_id": task_id, "max_steps": len(actions), "episode_id": name, "request_id": f"{name}/0", **fields}
+async def play(client: httpx.AsyncClient, name: str, task_id: str, actions: Sequence[str], pause_s: float = 0.0) -> list[str]:
+    """Play an episode to its end, each request under an id of its own, `pause_s` seconds apart on average; return what was shown."""
+    reset = {"task_id": task_id, "max_steps": len(actions), "episode_id": name, "request_id": f"{name}/0"}
     reply = await call(client, "POST", "/reset", reset)
     seen = [shown(reply)]
+    chance = random.Random(name)
     for number, action in enumerate(actions, 1):
+        await asyncio.sleep(pause_s * 2 * chance.random())
         body = {"session_id": reply["metadata"]["session_id"], "action": action, "request_id": f"{name}/{number}"}
         reply = await call(client, "POST", "/step", body)
         seen.append(shown(reply))
         if reply["done"]:
             return seen
     raise LostError(f"{name} did not end after {len(actions)} actions")
+
+
+async def tell(what: Callable[[], str], every_s: float = 15.0) -> None:
+    """Print how far it has come, again and again."""
+    while True:
+        await asyncio.sleep(every_s)
+        print(what(), flush=True)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a soak to its end; one that takes longer than LONGEST_S has failed."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(LONGEST_S):
+            await main
+
+    try:
+        asyncio.run(bounded())
+    except TimeoutError:
+        sys.exit(f"FAIL it was not done in {LONGEST_S:g} s")
+
+
+def record(script: str, asked: argparse.Namespace, default_env: str | None) -> str:
+    """Return the name under which a run is recorded: a short one does not take the place of a long one."""
+    return "-".join(filter(None, [script, asked.env if asked.env != default_env else None, "short" if asked.short else None]))
 
 
 def finish(name: str, claims: Mapping[str, bool], figures: Mapping[str, Any]) -> None:

@@ -36,8 +36,8 @@ def scripted(messages: list[dict[str, str]], number: int) -> str:
 
 
 def story(episode: Any) -> dict[str, Any]:
-    """An episode without its timings."""
-    told = episode.model_dump(exclude={"started_at", "duration_s"})
+    """An episode without its timings, and without what had to be done again after a fault."""
+    told = episode.model_dump(exclude={"started_at", "duration_s", "retries", "restarts"})
     for step in told["steps"]:
         del step["policy_s"], step["env_s"]
     return told
@@ -59,7 +59,7 @@ async def play(out: Path, policy_url: str, tasks: int, ray: dict[str, Any] | Non
     section = EnvSection(port=free_port(), max_engines=2)
     place = EnvPlacement(section, "soak", settings)
     await place.start()
-    connect = partial(PolicyClient, policy_url, "m", patience_s=60)
+    connect = partial(PolicyClient, [policy_url], "m", patience_s=60)
     cast = partial(Player, policy="agent", version="v1", sampling=Sampling(max_tokens=64), prompt=load_prompt("sciworld"), max_steps=12)
     try:
         async with place.client as env, connect() as client:
@@ -68,7 +68,7 @@ async def play(out: Path, policy_url: str, tasks: int, ray: dict[str, Any] | Non
             go = partial(rollout.run, todo, env, cast(client), out, concurrency=CONCURRENCY, run_id="soak", finished=finished)
             if ray is None:
                 return (await go()).episodes
-            orders = Orders(cast, lambda env: connect(), policy_url)
+            orders = Orders(cast, lambda env: connect(), [policy_url])
             async with Shards(section, settings, orders, "soak", CONCURRENCY) as shards:
                 return (await go(elsewhere=shards.play)).episodes
     finally:
@@ -148,7 +148,7 @@ def loop(scratch: Path, cluster: Any) -> tuple[dict[str, bool], dict[str, Any]]:
     code = eto.wait(600)
     print(run.log.read_text(), flush=True)
     run.check_complete()
-    jobs = JobSubmissionClient(cluster.jobs).list_jobs()
+    jobs = [j for j in JobSubmissionClient(cluster.jobs).list_jobs() if j.submission_id]  # the others are drivers
     counts = {stage: len(run.episodes(stage)) for stage, number in STAGES.items() if number}
     claims = {
         "the loop with a node killed ended complete, each episode once": code == 0 and counts == {s: n for s, n in STAGES.items() if n},

@@ -138,25 +138,35 @@ def rollout(
     policy: Annotated[str, typer.Option(help="Name of the player in the records.")] = "policy",
     env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
     env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
-    policy_url: Annotated[str, typer.Option(help="An OpenAI-compatible server; its key from ETO_POLICY_TOKEN.")] = "http://127.0.0.1:8000",
+    policy_url: Annotated[
+        list[str] | None,
+        typer.Option(help="An OpenAI-compatible server; repeat for several. Keys: ETO_POLICY_TOKEN. Default: http://127.0.0.1:8000"),
+    ] = None,
     model: Annotated[str, typer.Option(help="Model name in requests.")] = "policy",
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling; 1: off.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends a turn; repeat for more.")] = None,
     max_tokens: Annotated[int, typer.Option(min=8, help="New tokens per turn.")] = 512,
     concurrency: Annotated[int, typer.Option(min=1, help="Episodes at a time.")] = 8,
     example: Annotated[bool, typer.Option(help="Show the worked example (one-shot).")] = True,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Step limit. Default: the task's own.")] = None,
+    on_overflow: Annotated[str, typer.Option(help="A full context: end, or drop-oldest (turns are no longer shown).")] = "end",
+    record_tokens: Annotated[str | None, typer.Option(help="Keep logprobs of generated tokens, or ids too (vLLM).")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Play episodes and write them down: evaluation or exploration. Started again, it plays what is missing."""
     from orchestrator import commands
-    from orchestrator.config import RolloutSection, TaskSet
+    from orchestrator.config import TaskSet
 
-    settings = RolloutSection(concurrency=concurrency, temperature=temperature, max_tokens=max_tokens, example=example)
+    given = {"concurrency": concurrency, "temperature": temperature, "top_p": top_p, "stop": stop or [], "max_tokens": max_tokens}
+    given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
+    urls, settings = commands.rollout_settings(policy_url or ["http://127.0.0.1:8000"], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, policy_url, model, policy, tasks, samples, settings, out, seed, as_json))
+    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json))
 
 
 @app.command()
@@ -193,7 +203,7 @@ def data_import(
     observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
     keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Replay every n-th trajectory only.")] = 1,
-    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own.")] = None,
+    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own, or trajectories that have one.")] = None,
 ) -> None:
     """Verify trajectories by replay in the environment and write those that hold as episodes, thoughts kept; convert pairs."""
     from orchestrator.config import ConfigError

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
-from orchestrator.config import ConfigError, RolloutSection, TaskSet
+from orchestrator.config import ConfigError, RolloutSection, TaskSet, policy_urls
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
@@ -33,10 +34,21 @@ async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: 
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
 
 
+def rollout_settings(urls: list[str], given: dict[str, Any]) -> tuple[list[str], RolloutSection]:
+    """The URLs and settings of `eto rollout`. Raises ConfigError."""
+    try:
+        return policy_urls(urls), RolloutSection.model_validate(given)
+    except ValidationError as error:
+        faults = [f"--{str(f['loc'][0]).replace('_', '-')}: {f['msg']}" for f in error.errors()]
+        raise ConfigError("; ".join(faults)) from error
+    except ValueError as error:
+        raise ConfigError(f"--policy-url: {error}") from error
+
+
 async def rollout(
     env_name: str,
     env_url: str,
-    policy_url: str,
+    urls: list[str],
     model: str,
     policy: str,
     tasks: TaskSet,
@@ -47,12 +59,27 @@ async def rollout(
     as_json: bool = False,
 ) -> None:
     """`eto rollout`."""
-    sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens)
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+        record=settings.record_tokens,
+    )
     async with (
         EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env,
-        PolicyClient(policy_url, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
+        PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
     ):
-        player = Player(client, policy, None, sampling, load_prompt(env_name), settings.example)
+        player = Player(
+            client,
+            policy,
+            None,
+            sampling,
+            load_prompt(env_name),
+            settings.example,
+            max_steps=settings.max_steps,
+            drop_oldest=settings.on_overflow == "drop-oldest",
+        )
         await _play(env, player, tasks, samples, out, settings.concurrency, seed, as_json)
 
 

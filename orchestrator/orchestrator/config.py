@@ -1,5 +1,7 @@
 """A run's configuration: one YAML file, validated before anything starts; faults are named with their path and line."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,7 +55,9 @@ class EnvSection(_Section):
     url: str | None = Field(None, description="where it runs; null: it is started here")
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
-    prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+    prompt: Path | None = Field(
+        None, description="instead of the packaged prompt: a file of your own, or trajectories (.json, .jsonl) that have one"
+    )
 
     @property
     def local_port(self) -> int:
@@ -64,7 +68,7 @@ class EnvSection(_Section):
 class PolicySection(_Section):
     """The policy server."""
 
-    url: str | None = Field(None, description="an OpenAI-compatible server; null: vLLM is started here")
+    url: list[str] | None = Field(None, description="an OpenAI-compatible server, or a list of several; null: vLLM is started here")
     port: int = Field(8000, description="port when started here")
     served_name: str = Field("policy", description="model name in requests")
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
@@ -74,6 +78,27 @@ class PolicySection(_Section):
     )
     compile: bool | None = Field(None, description="torch.compile: slower start, faster decoding; null: on a GPU only")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("url")
+    @classmethod
+    def _urls_can_be_asked(cls, given: list[str] | None) -> list[str] | None:
+        return policy_urls(given) if given is not None else None
+
+
+def policy_urls(given: Sequence[str]) -> list[str]:
+    """Base URLs without the `/v1` that many write behind them. Raises ValueError for what is no list of different URLs."""
+    urls = [url.rstrip("/").removesuffix("/v1") for url in given]
+    for url in urls:
+        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+            raise ValueError(f"{url!r} is no URL of a server: write http://HOST:PORT or https://HOST")
+    if not urls or len(set(urls)) != len(urls):
+        raise ValueError("name each server once; leave it out (null) to have one started here")
+    return urls
 
 
 class TaskSet(_Section):
@@ -103,6 +128,10 @@ class RolloutSection(_Section):
     stop: list[str] = Field(default_factory=list, description="strings that end a turn")
     example: bool = Field(True, description="show the prompt's worked example (ETO's one-shot)")
     max_steps: int | None = Field(None, ge=1, description="step limit; null: the task's own")
+    on_overflow: Literal["end", "drop-oldest"] = Field("end", description="a full context ends the episode, or hides its oldest turns")
+    record_tokens: Literal["logprobs", "ids"] | None = Field(
+        None, description="keep each generated token's log-probability, and with ids (vLLM) its id too; null: neither"
+    )
     turn_timeout_s: float = Field(300.0, gt=0)
     episode_deadline_s: float = Field(1800.0, gt=0)
     patience_s: float = Field(600.0, gt=0, description="how long a service may be away before the run stops")

@@ -15,6 +15,7 @@ import httpx
 
 from orchestrator import __version__, places, process, services
 from orchestrator.config import EnvSection, PolicySection, RunConfig
+from orchestrator.endpoints import keys
 
 GIB = 1 << 30
 #: README, The two commands: what a quickstart takes.
@@ -47,8 +48,8 @@ def examine(config: RunConfig | None, runs: Path) -> list[Finding]:
         *_installed(env, policy),
         _data(env),
         _gpu(policy),
-        _endpoint("environment", f"env-{env.name}", env.url, env.local_port, "/ready", "ETO_ENV_TOKEN"),
-        _endpoint("policy server", "policy", policy.url, policy.port, "/v1/models", "ETO_POLICY_TOKEN"),
+        _endpoint("environment", f"env-{env.name}", env.url, env.local_port, "/ready", "ETO_ENV_TOKEN", os.environ.get("ETO_ENV_TOKEN")),
+        *_policy_servers(policy),
     ]
 
 
@@ -165,7 +166,13 @@ def _gpu(policy: PolicySection) -> Finding:
     return Finding("GPU", "ok", "none: models run on the CPU, which suits those below about a billion weights")
 
 
-def _endpoint(name: str, service: str, url: str | None, port: int, path: str, token: str) -> Finding:
+def _policy_servers(policy: PolicySection) -> Iterator[Finding]:
+    urls: list[str | None] = [*policy.url] if policy.url is not None else [None]
+    for url, key in zip(urls, keys(len(urls)), strict=True):
+        yield _endpoint("policy server", "policy", url, policy.port, "/v1/models", "ETO_POLICY_TOKEN", key)
+
+
+def _endpoint(name: str, service: str, url: str | None, port: int, path: str, token: str, secret: str | None) -> Finding:
     """A service elsewhere must answer; one that is to run here must find its port free."""
     if url is None:
         running = process.find(service)
@@ -175,7 +182,6 @@ def _endpoint(name: str, service: str, url: str | None, port: int, path: str, to
             advice = f"Stop what listens there (`ss -ltnp` names it), or give {'env' if service != 'policy' else 'policy'}.port another."
             return Finding(name, "fail", f"port {port} is taken by something that eto did not start", advice)
         return Finding(name, "ok", f"port {port} is free")
-    secret = os.environ.get(token)
     try:
         answer = httpx.get(url.rstrip("/") + path, headers={"Authorization": f"Bearer {secret}"} if secret else {}, timeout=PROBE_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

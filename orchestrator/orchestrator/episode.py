@@ -6,10 +6,17 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from orchestrator import places
+from orchestrator.endpoints import Conversation
 from orchestrator.env_client import EnvClient, Reply, Task
 from orchestrator.policy_client import Completion, ContextOverflow, Sampling
 from orchestrator.prompts import Prompt, parse_action
 from orchestrator.records import Episode, Message, PolicyModel, Step, TerminateReason, Usage
+
+#: Instruction, acknowledgement and task.
+PROMPT_MESSAGES = 3
+#: One in so many of the turns that are shown is dropped when the context is full. Dropping one at a time would change the beginning
+#: of every later prompt, which the server's prefix cache could then never use.
+DROPPED_AT_ONCE = 4
 
 
 class EpisodeFailed(RuntimeError):
@@ -22,14 +29,17 @@ class Chat(Protocol):
     @property
     def model(self) -> str | None: ...
 
-    async def chat(self, messages: list[Message], sampling: Sampling, seed: int, task_id: str) -> Completion:
-        """One assistant turn. `task_id` is for scripts."""
+    async def chat(self, messages: list[Message], sampling: Sampling, seed: int, conversation: Conversation) -> Completion:
+        """One assistant turn. `conversation` lasts for the episode."""
         ...
 
 
 @dataclass(frozen=True)
 class Player:
-    """Who plays and how: the policy, its name in the records, its sampling, and the limits of an episode."""
+    """Who plays and how: the policy, its name in the records, its sampling, and the limits of an episode.
+
+    `drop_oldest`: where the context is full the oldest turns are no longer shown, and the episode goes on.
+    """
 
     client: Chat
     policy: str
@@ -39,6 +49,7 @@ class Player:
     show_example: bool = False
     max_steps: int | None = None
     deadline_s: float = 1800.0
+    drop_oldest: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,19 +67,25 @@ class Assignment:
         return (self.task.task_id, self.sample)
 
 
-async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str) -> Episode:
-    """Play to the end. Raises SessionLost, Refused, Unavailable or EpisodeFailed: then there is no episode."""
+async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str, conversation: Conversation) -> Episode:
+    """Play to the end. Raises SessionLost, Refused, Unavailable, Unanswerable or EpisodeFailed: then there is no episode."""
     started, clock = datetime.now(UTC), time.monotonic()
     reply = await env.reset(what.task.task_id, what.seed, episode_id, player.max_steps)
     try:
         messages = player.prompt.opening(reply.observation.text)
         steps: list[Step] = []
         reason: TerminateReason | None = None
+        dropped = 0
         while reason is None:
+            shown = messages[:PROMPT_MESSAGES] + messages[PROMPT_MESSAGES + 2 * dropped :]
+            sent = player.prompt.with_example(shown) if player.show_example else shown
             try:
-                sent = player.prompt.with_example(messages) if player.show_example else messages
-                answer = await player.client.chat(sent, player.sampling, _turn_seed(what, len(steps)), what.task.task_id)
+                answer = await player.client.chat(sent, player.sampling, _turn_seed(what, len(steps)), conversation)
             except ContextOverflow:
+                left = len(steps) - dropped
+                if player.drop_oldest and left > 0:
+                    dropped += -(-left // DROPPED_AT_ONCE)
+                    continue
                 reason = TerminateReason.CONTEXT_OVERFLOW
                 break
             acted = time.monotonic()
@@ -80,7 +97,7 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
                 observation, reward = reply.observation.text, reply.reward
             # an environment that knows says so; of the others the words of a refusal are known
             valid = action is not None and reply.metadata.info.get("valid", True) and not player.prompt.refused(observation)
-            steps.append(_step(action, reward, valid, reply, answer, time.monotonic() - acted))
+            steps.append(_step(action, reward, valid, reply, answer, time.monotonic() - acted, dropped, player))
             messages += [Message(role="assistant", content=answer.text), player.prompt.observation(observation)]
             reason = _end(reply, len(steps), time.monotonic() - clock, player)
     finally:
@@ -93,7 +110,7 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
         sample=what.sample,
         seed=what.seed,
         policy=player.policy,
-        model=PolicyModel(name=player.client.model, version=player.version),
+        model=PolicyModel(name=player.client.model, version=steps[0].version if steps else player.version),
         messages=messages,
         example=player.prompt.example_sha256 if player.show_example else None,
         steps=steps,
@@ -102,13 +119,17 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
         success=reply.metadata.success,
         terminate_reason=reason,
         usage=Usage(prompt_tokens=sum(s.prompt_tokens for s in steps), completion_tokens=sum(s.completion_tokens for s in steps)),
+        retries=conversation.retries,
+        restarts=conversation.restarts,
         started_at=started.isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - clock, 3),
         code_version=places.code_version(),
     )
 
 
-def _step(action: str | None, reward: float, valid: bool, reply: Reply, answer: Completion, env_s: float) -> Step:
+def _step(
+    action: str | None, reward: float, valid: bool, reply: Reply, answer: Completion, env_s: float, dropped: int, player: Player
+) -> Step:
     return Step(
         action=action,
         reward=reward,
@@ -118,6 +139,10 @@ def _step(action: str | None, reward: float, valid: bool, reply: Reply, answer: 
         completion_tokens=answer.completion_tokens,
         policy_s=round(answer.seconds, 3),
         env_s=round(env_s, 3),
+        version=answer.version or player.version or player.client.model,
+        dropped_turns=dropped,
+        token_ids=answer.token_ids,
+        logprobs=answer.logprobs,
     )
 
 

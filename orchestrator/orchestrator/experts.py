@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from orchestrator.endpoints import Conversation
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import EpisodeFailed
 from orchestrator.policy_client import Completion, Sampling
@@ -34,8 +35,9 @@ class GoldPolicy:
         self._thoughts = thoughts
         self._paths: dict[str, list[str]] = {}
 
-    async def chat(self, messages: list[Message], sampling: Sampling, seed: int, task_id: str) -> Completion:
+    async def chat(self, messages: list[Message], sampling: Sampling, seed: int, conversation: Conversation) -> Completion:
         """The next gold action of the task. Raises EpisodeFailed when the path has ended and the episode has not."""
+        task_id = conversation.task_id
         if task_id not in self._paths:
             self._paths[task_id] = await self._env.expert(task_id)
         path, turn = self._paths[task_id], (len(messages) - 3) // 2

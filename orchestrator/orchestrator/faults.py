@@ -1,6 +1,7 @@
 """The errors that a person can mend: shown as a message, without a traceback."""
 
 from orchestrator.config import ConfigError
+from orchestrator.endpoints import Unanswerable
 from orchestrator.env_client import SessionLost
 from orchestrator.http import Refused, Unavailable
 from orchestrator.jsonl import DataFileError
@@ -12,7 +13,19 @@ from orchestrator.run_store import RunStoreError
 from orchestrator.stages import StageError
 
 USAGE = (ConfigError, RunStoreError, FileNotFoundError)
-OURS = (*USAGE, SessionLost, Refused, Unavailable, DataFileError, JobFailed, SwapFailed, ServiceError, RolloutError, StageError)
+OURS = (
+    *USAGE,
+    SessionLost,
+    Refused,
+    Unavailable,
+    Unanswerable,
+    DataFileError,
+    JobFailed,
+    SwapFailed,
+    ServiceError,
+    RolloutError,
+    StageError,
+)
 
 
 def is_ours(error: BaseException) -> bool:

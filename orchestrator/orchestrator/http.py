@@ -53,7 +53,7 @@ async def request(
     pause = BACKOFF_S[0]
     timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
     while True:
-        wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, decides nothing
+        wait = jittered(pause)
         try:
             response = await client.request(method, path, json=json, timeout=timeout)
         except httpx.TransportError as error:
@@ -66,7 +66,7 @@ async def request(
             if response.status_code not in later:
                 raise Refused(f"{method} {client.base_url}{path}", response)
             reason = f"status {response.status_code}: {_error(response)[1]}"
-            wait = max(wait, _retry_after(response))
+            wait = max(wait, retry_after(response, 2.0))
         if time.monotonic() + wait > deadline:
             raise Unavailable(
                 f"{method} {client.base_url}{path}: no answer in {patience_s:.0f} s; last: {reason}. "
@@ -76,8 +76,14 @@ async def request(
         pause = min(pause * 2, BACKOFF_S[1])
 
 
-def _retry_after(response: httpx.Response) -> float:
+def jittered(pause_s: float) -> float:
+    """About as long: many that wait for the same thing must not come back at the same instant."""
+    return pause_s * random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, decides nothing
+
+
+def retry_after(response: httpx.Response, longest_s: float) -> float:
+    """What the answer's Retry-After asks for, in seconds; 0 where it says nothing that can be read."""
     try:
-        return min(float(response.headers.get("retry-after", 0)), 2.0)
+        return min(float(response.headers.get("retry-after", 0)), longest_s)
     except ValueError:
         return 0.0

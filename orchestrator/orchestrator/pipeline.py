@@ -78,7 +78,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
     todo = plan(config)
     worked = False
     base: str | None = None
-    env, policy = EnvPlacement(config.env, owner, config.rollout), PolicyPlacement(config.policy, owner, config.rollout)
+    env, policy = EnvPlacement(config.env, owner, config.rollout), PolicyPlacement(config.policy, owner, config.rollout, display.note)
     try:
         async with env.client, policy.client:
             for stage in todo:

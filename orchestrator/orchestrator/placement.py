@@ -1,7 +1,7 @@
 """The services of a run: started here or given by URL, restarted when they die, and the policy's weights put in place."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator import process, services, versions
 from orchestrator.config import EnvSection, PolicySection, RolloutSection
+from orchestrator.endpoints import Endpoint
 from orchestrator.env_client import EnvClient
 from orchestrator.policy_client import PolicyClient, SwapFailed
 
@@ -40,24 +41,31 @@ class EnvPlacement:
 class PolicyPlacement:
     """The policy server of a run, and which version it serves."""
 
-    def __init__(self, section: PolicySection, owner: str, rollout: RolloutSection) -> None:
-        self._section, self._owner = section, owner
+    def __init__(self, section: PolicySection, owner: str, rollout: RolloutSection, note: Callable[[str], None] = print) -> None:
+        self._section, self._owner, self.note = section, owner, note
         self._recovering = asyncio.Lock()
         self._model: str | None = None
-        self.url = url = section.url or f"http://127.0.0.1:{section.port}"
-        #: Makes a client in any process that reaches the server.
-        self.connect = partial(PolicyClient, url, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s)
+        self.urls = section.url or [f"http://127.0.0.1:{section.port}"]
+        #: Makes a client in any process that reaches the servers.
+        self.connect = partial(
+            PolicyClient, self.urls, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s
+        )
         self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
 
     async def serve(self, model: str) -> str:
-        """Have the server answer with `model` (hub id, name or checkpoint directory); returns the version. No request may be running."""
+        """Have every server answer with `model` (hub id, name or checkpoint directory); returns the version.
+
+        Several servers are changed one at a time, and go on answering meanwhile; one that is started here must be idle.
+        """
         self._model = model
         manifest = versions.read_checkpoint(Path(model))
+        version = manifest.version if manifest is not None else model
         if self._section.url is not None:
-            await self._serve_remotely(model)
+            await self._serve_remotely(version, Path(model) if manifest is not None and manifest.probe is not None else None)
         else:
             await self._serve_here(model, swappable=manifest is not None and manifest.probe is not None)
-        return manifest.version if manifest is not None else model
+            self.client.endpoints.all[0].version = version
+        return version
 
     async def _serve_here(self, model: str, swappable: bool) -> None:
         running = process.find("policy")
@@ -65,7 +73,7 @@ class PolicyPlacement:
             if swappable and running.notes.get("settings") == self._settings():
                 process.remember(replace(running, notes={**running.notes, "loaded": None}))  # neither, until proved
                 try:
-                    await versions.swap(self.client, Path(model), _version(running.notes.get("loaded")))
+                    await versions.swap(self.client, self.client.endpoints.all[0], Path(model), _version(running.notes.get("loaded")))
                 except SwapFailed:
                     process.stop(running)
                 else:
@@ -74,10 +82,17 @@ class PolicyPlacement:
                 process.stop(running)
         await self._start(model)
 
-    async def _serve_remotely(self, model: str) -> None:
-        manifest = versions.read_checkpoint(Path(model))
-        if manifest is not None and manifest.probe is not None:
-            await versions.swap(self.client, Path(model), None)
+    async def _serve_remotely(self, version: str, checkpoint: Path | None) -> None:
+        """Without a checkpoint the servers keep the model that they have: `version` names it."""
+
+        async def prepare(endpoint: Endpoint) -> None:
+            if checkpoint is not None:
+                replaced, endpoint.version = endpoint.version, None  # neither, until proved
+                await versions.swap(self.client, endpoint, checkpoint, replaced)
+            endpoint.version = version
+
+        for failure in await self.client.endpoints.replace(prepare):
+            self.note(failure)
 
     async def _start(self, model: str) -> None:
         service = services.policy_service(self._section, model)

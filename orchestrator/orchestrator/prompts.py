@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from orchestrator.config import ConfigError
 from orchestrator.records import Message
+from orchestrator.trajectories import formats
 
 # The first line with text after the marker: the reference takes all that follows, which sends hallucinated observations to the environment.
 _ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]*)")
+
+_WRITTEN_PREFIX = re.compile(r"Observation:[ \n]*")
 
 
 class Prompt(BaseModel):
@@ -80,7 +83,12 @@ def parse_action(output: str) -> str | None:
 
 
 def load_prompt(env: str, path: Path | None = None) -> Prompt:
-    """The prompt of an environment, from `path` or from the package. Raises FileNotFoundError or ConfigError."""
+    """The prompt of an environment, from `path` or from the package. Raises FileNotFoundError or ConfigError.
+
+    `path` is a prompt file, or a data set of trajectories (.json, .jsonl) whose own instruction is to be used.
+    """
+    if path is not None and path.suffix in (".json", ".jsonl") and path.is_file():
+        return prompt_of(next(formats.read_trajectories(path), None), load_prompt(env), path)
     source = path if path is not None else resources.files("orchestrator") / "envs" / f"{env}.yaml"
     if not source.is_file():
         known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("orchestrator") / "envs").iterdir())
@@ -90,3 +98,27 @@ def load_prompt(env: str, path: Path | None = None) -> Prompt:
         return Prompt.model_validate({"env": env, **content})
     except (yaml.YAMLError, TypeError, ValidationError) as error:
         raise ConfigError(f"{source} is no prompt file: {error} Compare it with those in orchestrator/orchestrator/envs.") from error
+
+
+def prompt_of(first: formats.Trajectory | None, packaged: Prompt, path: Path) -> Prompt:
+    """The packaged prompt with the instruction of a data set, so that an agent is told what the data set's agent was told.
+
+    From its first trajectory: instruction, acknowledgement, and what stands before an observation. Raises ConfigError.
+    """
+    messages = first.messages if first is not None else []
+    roles = [m.role for m in messages[:4]]
+    if roles != ["user", "assistant", "user", "assistant"] or "Action:" in messages[1].content:
+        raise ConfigError(
+            f"{path} was to give the prompt, but its first trajectory does not begin with an instruction, an acknowledgement and a task. "
+            "Name a data set that does (ETO's and AgentTraj's do), or a prompt file like those in orchestrator/orchestrator/envs."
+        )
+    written = _WRITTEN_PREFIX.match(messages[4].content) if len(messages) > 4 else None
+    prefix = packaged.observation_prefix if len(messages) <= 4 else written[0] if written else ""
+    example = [
+        m.model_copy(update={"content": prefix + m.content.removeprefix(packaged.observation_prefix)})
+        if m.role == "user" and m.content.startswith(packaged.observation_prefix)
+        else m
+        for m in packaged.example
+    ]
+    told = {"instruction": messages[0].content, "acknowledgement": messages[1].content, "observation_prefix": prefix, "example": example}
+    return packaged.model_copy(update=told)

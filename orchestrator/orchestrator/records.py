@@ -1,9 +1,9 @@
 """The records that travel between stages: episodes and pairs, one JSON object per line (docs/formats.md)."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Role = Literal["system", "user", "assistant"]
 
@@ -26,7 +26,11 @@ class TerminateReason(StrEnum):
 
 
 class Step(BaseModel):
-    """One assistant turn. `reward` is a delta in score units, `score` the episode's so far (both 0..1)."""
+    """One assistant turn. `reward` is a delta in score units, `score` the episode's so far (both 0..1).
+
+    `version` names the weights that answered. `dropped_turns` of the oldest were not shown to the model any more.
+    `token_ids` and `logprobs` (nats) of the generated tokens, where they were asked for and given.
+    """
 
     action: str | None
     reward: float
@@ -36,6 +40,15 @@ class Step(BaseModel):
     completion_tokens: int = 0
     policy_s: float = 0.0
     env_s: float = 0.0
+    version: str | None = None
+    dropped_turns: int = 0
+    token_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_recorded(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        return {k: v for k, v in fields.items() if v is not None or k not in ("token_ids", "logprobs")}
 
 
 class PolicyModel(BaseModel):
@@ -53,7 +66,10 @@ class Usage(BaseModel):
 
 
 class Episode(BaseModel):
-    """A finished episode. (`task_id`, `sample`) is unique in a file."""
+    """A finished episode. (`task_id`, `sample`) is unique in a file.
+
+    `retries`: requests to the policy that were sent again; `restarts`: how often it began anew because its session was lost.
+    """
 
     schema_: Annotated[Literal["eto.episode/1"], Field(alias="schema")] = "eto.episode/1"
     env: str
@@ -73,6 +89,8 @@ class Episode(BaseModel):
     success: bool
     terminate_reason: TerminateReason
     usage: Usage = Usage()
+    retries: int = 0
+    restarts: int = 0
     started_at: str
     duration_s: float
     code_version: str

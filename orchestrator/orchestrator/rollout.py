@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import jsonl
+from orchestrator.endpoints import Conversation, Unanswerable
 from orchestrator.env_client import EnvClient, SessionLost
 from orchestrator.episode import Assignment, EpisodeFailed, Player, play
 from orchestrator.http import Refused, Unavailable
@@ -58,7 +59,7 @@ async def run(
             for assignment in queue:
                 try:
                     episode = await (elsewhere(assignment) if elsewhere else play_one(assignment, env, player, run_id))
-                except (SessionLost, Refused, Unavailable, EpisodeFailed) as error:
+                except (SessionLost, Refused, Unavailable, Unanswerable, EpisodeFailed) as error:
                     rollout.failures[assignment.key] = str(error)
                     if isinstance(error, Unavailable):
                         raise  # the service is gone for good: going on would burn every task's patience
@@ -96,12 +97,14 @@ async def close_leftovers(env: EnvClient, run_id: str) -> None:
 async def play_one(what: Assignment, env: EnvClient, player: Player, run_id: str) -> Episode:
     """An episode, from its beginning again where its session was lost."""
     episode_id = f"{run_id}/{player.policy}/{what.task.task_id}/{what.sample}"
-    for _ in range(ATTEMPTS - 1):
+    conversation = Conversation(what.task.task_id)
+    while True:
         try:
-            return await play(what, env, player, episode_id)
+            return await play(what, env, player, episode_id, conversation)
         except SessionLost:
-            continue
-    return await play(what, env, player, episode_id)
+            if conversation.restarts == ATTEMPTS - 1:
+                raise
+            conversation.restarts += 1
 
 
 def _append(writer: jsonl.JsonLinesWriter, episode: Episode) -> None:

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from orchestrator import places, ray_cluster, rollout
 from orchestrator.config import EnvSection, RaySection, RolloutSection
+from orchestrator.endpoints import Unanswerable
 from orchestrator.env_client import EnvClient, SessionLost
 from orchestrator.episode import Assignment, Chat, EpisodeFailed, Player
 from orchestrator.http import Refused, Unavailable
@@ -41,7 +42,7 @@ class Orders:
 
     cast: Callable[[Chat], Player]
     connect: Callable[[EnvClient], Chat]
-    policy_url: str | None = None
+    policy_urls: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Shard:
             return await rollout.play_one(what, place.client, player, self._terms.run_id)
         except (Unavailable, ServiceError, FileNotFoundError) as error:
             return Failure(str(error), final=True)
-        except (SessionLost, Refused, EpisodeFailed) as error:
+        except (SessionLost, Refused, Unanswerable, EpisodeFailed) as error:
             return Failure(str(error), final=False)
 
     async def _open(self) -> tuple[EnvPlacement, Player]:
@@ -160,8 +161,8 @@ class Shards:
 
 
 def _check_reach(terms: Terms) -> None:
-    url = terms.orders.policy_url
-    if url is None or terms.driver is None or not _is_loopback(url):
+    url = next(filter(_is_loopback, terms.orders.policy_urls), None)
+    if url is None or terms.driver is None:
         return
     here = ray_cluster.load().util.get_node_ip_address()
     if here != terms.driver:

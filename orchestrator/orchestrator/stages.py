@@ -128,9 +128,10 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
         show_example=settings.example,
         max_steps=settings.max_steps,
         deadline_s=settings.episode_deadline_s,
+        drop_oldest=settings.on_overflow == "drop-oldest",
     )
     connect = ctx.policy.connect
-    orders = Orders(cast, lambda env: connect(), ctx.policy.url)
+    orders = Orders(cast, lambda env: connect(), ctx.policy.urls)
     played = await _play(ctx, stage, todo, cast(ctx.policy.client), settings.concurrency, orders)
     return {
         "policy": policy,
@@ -139,7 +140,14 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
         "episodes": len(played),
         "mean_score": sum(e.score for e in played) / len(played),
         "success": sum(e.success for e in played),
+        **_again(played),
     }
+
+
+def _again(played: Sequence[Episode]) -> dict[str, int]:
+    """What had to be done again, where something had."""
+    counts = {"retries": sum(e.retries for e in played), "restarts": sum(e.restarts for e in played)}
+    return {name: count for name, count in counts.items() if count}
 
 
 async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, at_a_time: int, orders: Orders) -> list[Episode]:
@@ -157,7 +165,13 @@ async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player
 
 def _sampling(ctx: Context, temperature: float = 0.0) -> Sampling:
     settings = ctx.config.rollout
-    return Sampling(temperature=temperature, top_p=settings.top_p, max_tokens=settings.max_tokens, stop=settings.stop)
+    return Sampling(
+        temperature=temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+        record=settings.record_tokens,
+    )
 
 
 def _prompt(ctx: Context) -> Prompt:

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.endpoints import Endpoint
+from orchestrator.http import Refused
 from orchestrator.jsonl import DataFileError
-from orchestrator.policy_client import PolicyClient, SwapFailed
+from orchestrator.policy_client import PolicyClient, SwapFailed, reload
 
 #: Mean |difference| of log-probabilities between the trainer's and the server's answer that bf16 arithmetic explains.
 PROBE_TOLERANCE = 0.1
@@ -48,17 +50,23 @@ def distance(expected: Probe, answered: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(wanted, answered, strict=True)) / len(wanted)
 
 
-async def swap(client: PolicyClient, checkpoint: Path, replaced: str | None) -> float:
-    """Load a checkpoint into the running server and prove it; returns the probe's distance in nats. Raises SwapFailed.
+async def swap(client: PolicyClient, endpoint: Endpoint, checkpoint: Path, replaced: str | None) -> float:
+    """Load a checkpoint into a running server and prove it; returns the probe's distance in nats. Raises SwapFailed.
 
     `replaced` is the version served until now, if that is known.
     """
     manifest = read_checkpoint(checkpoint)
     if manifest is None or manifest.probe is None:
         raise SwapFailed(f"{checkpoint} has no manifest with a probe, so a swap could not be proved; start the server on it instead.")
-    before = await client.probe(manifest.probe.prompt_token_ids)
-    await client.reload(checkpoint)
-    after = await client.probe(manifest.probe.prompt_token_ids)
+    try:
+        before = await client.probe(endpoint, manifest.probe.prompt_token_ids)
+        await reload(endpoint, checkpoint)
+        after = await client.probe(endpoint, manifest.probe.prompt_token_ids)
+    except Refused as error:
+        raise SwapFailed(
+            f"{endpoint.url} does not take weights: {error.message} Only vLLM with its development endpoints does (docs/formats.md, "
+            "Policy server). A server that keeps its model can play: name it in `model` and `policy.served_name`, or use `eto rollout`."
+        ) from error
     far = distance(manifest.probe, after)
     # A step of DPO moves log-probabilities by less than bf16 noise, so being close is not enough. A server's answer to the same
     # weights is the same to the last bit (services/policy/README.md), so other weights must have changed it.

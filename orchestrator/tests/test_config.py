@@ -39,6 +39,9 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
         (GOOD + "method: ppo\n", r"line 5: method: Input should be 'eto', 'step', 'self-play' or 'rft'"),
         (GOOD + "dpo: {beta: -1}\n", r"line 5: dpo\.beta: Input should be greater than 0"),
         (GOOD + "dpo:\n  - {beta: 0.1}\n  - {betta: 0.5}\n", r"line 7: dpo\.1\.betta: unknown key; known here: epochs"),
+        (GOOD + "policy: {url: 'host:8000'}\n", r"line 5: policy\.url: 'host:8000' is no URL of a server: write http://HOST:PORT"),
+        (GOOD + "policy: {url: [http://a, http://a/v1]}\n", r"line 5: policy\.url: name each server once"),
+        (GOOD + "policy: {url: []}\n", r"line 5: policy\.url: name each server once"),
         ("", "is empty"),
         ("a: [", "is no YAML"),
     ],
@@ -51,6 +54,12 @@ def test_a_fault_is_named_with_its_line_and_what_is_allowed(tmp_path: Path, text
 def test_dpo_may_have_a_section_for_each_iteration(tmp_path: Path) -> None:
     assert [s.beta for s in load_config(write(tmp_path, GOOD + "dpo: {beta: 0.1}\n")).dpo] == [0.1]
     assert [s.beta for s in load_config(write(tmp_path, GOOD + "dpo: [{beta: 0.1}, {beta: 0.5}]\n")).dpo] == [0.1, 0.5]
+
+
+def test_the_policy_may_be_served_at_one_url_or_at_several(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, GOOD)).policy.url is None
+    assert load_config(write(tmp_path, GOOD + "policy: {url: http://a:8000/v1/}\n")).policy.url == ["http://a:8000"]
+    assert load_config(write(tmp_path, GOOD + "policy: {url: [http://a, https://b/x]}\n")).policy.url == ["http://a", "https://b/x"]
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

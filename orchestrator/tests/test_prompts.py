@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,32 @@ def test_a_prompt_file_that_is_none_is_refused_with_its_name(tmp_path: Path, tex
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"mine\.yaml is no prompt file"):
         load_prompt("sciworld", file)
+
+
+def conversation(*values: str) -> str:
+    turns = [{"from": "gpt" if i % 2 else "human", "value": value} for i, value in enumerate(values)]
+    return json.dumps([{"id": "webshop_1", "conversations": turns}])
+
+
+@pytest.mark.parametrize("prefix", ["", "Observation: ", "Observation:\n"])
+def test_a_data_sets_own_instruction_can_be_the_prompt(tmp_path: Path, prefix: str) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(conversation("Shop well.", "Ok.", "the task", "Action: search[a]", f"{prefix}a page", "Action: click[b]"))
+    prompt, packaged = load_prompt("webshop", file), load_prompt("webshop")
+    assert [m.content for m in prompt.opening("a task")] == ["Shop well.", "Ok.", "a task"]
+    assert prompt.observation("x").content == f"{prefix}x"
+    assert prompt.thoughts == packaged.thoughts
+    assert [m.role for m in prompt.example] == [m.role for m in packaged.example]
+    assert prompt.example[2].content == prefix + packaged.example[2].content.removeprefix("Observation:\n")
+    assert prompt.example[0] == packaged.example[0]
+
+
+@pytest.mark.parametrize("values", [(), ("Shop well.",), ("Shop well. The task.", "Action: search[a]", "a page", "Action: click[b]")])
+def test_a_data_set_without_an_instruction_of_its_own_gives_no_prompt(tmp_path: Path, values: tuple[str, ...]) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(conversation(*values))
+    with pytest.raises(ConfigError, match=r"data\.json was to give the prompt"):
+        load_prompt("webshop", file)
 
 
 def test_webshops_observations_stand_on_a_line_of_their_own() -> None:

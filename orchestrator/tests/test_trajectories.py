@@ -110,6 +110,25 @@ def test_an_older_releases_names_are_todays_and_thoughts_keep_their_phrases() ->
     assert said.content == "Thought: 50 degrees.\nAction: go to greenhouse"
 
 
+def test_a_limit_that_was_drawn_anew_is_todays_for_the_world_and_the_agent() -> None:
+    opening = "Find me a lamp, and price lower than {} dollars"
+    turns = [
+        Message(role="user", content=f"{opening.format('50.00')} [SEP] $50.0 [SEP] 50 pack"),
+        Message(
+            role="assistant", content="Thought: It is under $50, lower than 50.00 dollars.\nAction: search[50 lamps < 50.00 price < 50]"
+        ),
+        Message(role="assistant", content="Thought: More than 50% cotton, less than 50.5 or 500.\nAction: click[50]"),
+    ]
+    redrawn = WORDINGS["webshop"].redrawn(turns, opening.format("50.00"), opening.format("130.00"))
+    assert [turn.content for turn in redrawn] == [
+        f"{opening.format('130.00')} [SEP] $50.0 [SEP] 50 pack",
+        "Thought: It is under $130, lower than 130.00 dollars.\nAction: search[50 lamps < 130.00 price < 130]",
+        "Thought: More than 50% cotton, less than 50.5 or 500.\nAction: click[50]",
+    ]
+    assert WORDINGS["webshop"].redrawn(turns, opening.format("50.00"), "Find me a lamp") == turns
+    assert WORDINGS["sciworld"].redrawn(turns, opening.format("50.00"), opening.format("130.00")) == turns
+
+
 def test_agenttrajs_numbers_are_tasks() -> None:
     def named(source: str, **fields: Any) -> str | None:
         return task_of("sciworld", Trajectory(source, [], None, fields))
@@ -121,3 +140,4 @@ def test_agenttrajs_numbers_are_tasks() -> None:
     assert named("anything", task_id="task-1-boil:3") == "task-1-boil:3"
     assert named("task-1-boil:3") == "task-1-boil:3"
     assert named("webshop_3") is None
+    assert task_of("webshop", Trajectory("webshop_3", [], None, {})) == "synthetic:3"

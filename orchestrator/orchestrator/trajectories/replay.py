@@ -83,6 +83,7 @@ async def replay(trajectory: Trajectory, env: EnvClient, prompt: Prompt, rules: 
         reply = await env.reset(task, 0, f"import/{number}", 1000)
     except Refused as error:
         return Verdict(trajectory.source, task, None, "unknown task", str(error))
+    turns = wording.redrawn(turns, turns[first - 1].content, reply.observation.text)
     try:
         return await _play(trajectory, turns, first, reply, env, prompt, rules, split, task, clock, started)
     except (Refused, SessionLost) as error:

@@ -25,10 +25,14 @@ AGENTTRAJ_SCIWORLD = (
 
 @dataclass(frozen=True)
 class Wording:
-    """What an older release of an engine wrote: names, replaced in every message, and phrases (patterns) that only the world says."""
+    """What an older release of an engine wrote: names, replaced in every message, and phrases (patterns) that only the world says.
+
+    `drawn` is a pattern of what the engine that was recorded draws anew in each run; its one group is the number drawn.
+    """
 
     names: tuple[tuple[str, str], ...] = ()
     phrases: tuple[tuple[str, str], ...] = ()
+    drawn: str | None = None
 
     def today(self, message: Message) -> Message:
         """The message in today's words."""
@@ -39,13 +43,33 @@ class Wording:
             text = re.sub(pattern, new, text)
         return message.model_copy(update={"content": text})
 
+    def redrawn(self, turns: list[Message], recorded: str, here: str) -> list[Message]:
+        """The turns with the number that was drawn here in place of the recorded one, also where the agent speaks of it as a limit.
 
+        `recorded` and `here` are the two openings, which hold the numbers.
+        """
+        old, new = (re.search(self.drawn, text) if self.drawn else None for text in (recorded, here))
+        if old is None or new is None:
+            return turns
+        limit = re.compile(rf"{BEFORE_A_LIMIT}{float(old[1]):g}(\.0+)?(?![\w%]|\.\d)")
+
+        def redraw(turn: Message) -> str:
+            if turn.role == "user":
+                return turn.content.replace(old[0], new[0])
+            return limit.sub(lambda spoken: f"{spoken[1]}{float(new[1]):{'.2f' if spoken[2] else 'g'}}", turn.content)
+
+        return [turn.model_copy(update={"content": redraw(turn)}) for turn in turns]
+
+
+#: What an agent says before a number that is a limit: `price < 50.00`, `lower than 50.00 dollars`, `under $50`.
+BEFORE_A_LIMIT = r"((?:<|\b(?:than|under|below|price of))\s*\$?)"
 #: scienceworld 1.2 against the release that AgentTraj was played with, found by comparing observations.
 WORDINGS = {
     "sciworld": Wording(
         names=(("green house", "greenhouse"), ("bath tub", "bathtub"), ("sandwhich", "sandwich")),
         phrases=((r"\bdegrees\b(?! celsius)", "degrees celsius"),),
     ),
+    "webshop": Wording(drawn=r"price lower than ([\d.]+) dollars"),
 }
 
 
@@ -60,6 +84,8 @@ def task_of(env: str, trajectory: Trajectory) -> str | None:
     prefix, _, number = trajectory.source.rpartition("_")
     if env == "sciworld" and prefix == "sciworld" and number.isdigit():
         return _nth_sciworld(int(number))
+    if env == "webshop" and prefix == "webshop" and number.isdigit():  # AgentGym's goals, in the original's order
+        return f"synthetic:{number}"
     return trajectory.source if ":" in trajectory.source else None
 
 

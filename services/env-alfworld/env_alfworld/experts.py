@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from env_alfworld.downward import Library
-from env_alfworld.planner import NotFoundInTimeError, plan
+from env_alfworld.planner import TIMEOUT_S, NotFoundInTimeError, plan
 from env_alfworld.store import GameFile, Store
 from env_alfworld.world import Game, World
 
@@ -21,14 +21,14 @@ ORDER: dict[str, Sequence[str]] = {"gold": ("gold", "planner"), "planner": ("pla
 HANDCODED_STEPS = 200  # alfworld's own bound (AlfredExpert, alfworld 0.4.2)
 
 
-def find_actions(store: Store, root: Path, file: GameFile, game: Game, kind: str) -> list[str]:
+def find_actions(store: Store, root: Path, file: GameFile, game: Game, kind: str, plan_timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the actions of an expert of this kind, from the store where it was asked before; [] where none wins."""
     known = store.plan(file.sha256, kind)
     if known is not None:
         return known
     ask: dict[str, Callable[[], Sequence[str] | None]] = {
         "gold": lambda: file.gold,
-        "planner": lambda: plan(store.path, root, file.task_id),
+        "planner": lambda: plan(store.path, root, file.task_id, plan_timeout_s),
         "handcoded": lambda: handcoded_actions(root, file, game),
     }
     actions: list[str] = []

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from env_core.environment import Environment
 
 from env_alfworld.agentgym import agentgym_routes
+from env_alfworld.ahead import read_grammar
 from env_alfworld.settings import AlfworldSettings
 from env_alfworld.sources import listed
 from env_alfworld.taskset import AlfworldTasks
@@ -27,6 +28,7 @@ def create_environment() -> Environment:
     counts = "; ".join(str(found) for found in source.found)
     data = "generated sample games" if source.label == "sample" else f"games of {source.label}"
     log.warning("ALFWorld with %s. %s", data, counts)
+    read_grammar(source.store, source.root)
     return Environment(
         name="alfworld",
         description=f"ALFWorld: household tasks in a text world, won or not. {data.capitalize()}: {counts}.",

@@ -104,6 +104,10 @@ class Store:
         )
         return [_game(row) for row in rows]
 
+    def has_translated(self) -> bool:
+        """Whether any game is translated."""
+        return self._db.execute("SELECT 1 FROM translated WHERE form = ? LIMIT 1", (FORM,)).fetchone() is not None
+
     def translated(self, sha256: str) -> bytes | None:
         """Return a translated game."""
         row = self._db.execute("SELECT data FROM translated WHERE sha256 = ? AND form = ?", (sha256, FORM)).fetchone()

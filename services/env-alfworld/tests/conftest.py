@@ -1,7 +1,8 @@
 """An ALFWorld service on generated games as a real process, and what episodes in it look like."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,10 +11,11 @@ from env_alfworld.catalogue import SPLITS
 from env_alfworld.settings import AlfworldSettings
 from env_alfworld.sources import Source, listed
 from env_alfworld.store import Store
-from env_core.process_tree import command, tree
+from env_core import testing
 from env_core.running import RunningService, running_service
+from env_core.testing import Serve, act, begin, expert, seen, workers
 
-Serve = Callable[..., contextlib.AbstractContextManager[RunningService]]
+__all__ = ["act", "begin", "expert", "play", "seen", "workers"]
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +41,8 @@ def alfworld(serve: Serve) -> Iterator[RunningService]:
 
 @pytest.fixture
 def client(alfworld: RunningService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=alfworld.url, timeout=120) as client:
+    with testing.client_of(alfworld) as client:
         yield client
-        for state in client.get("/sessions").json()["sessions"]:
-            client.delete(f"/sessions/{state['session_id']}")
 
 
 @pytest.fixture(scope="session")
@@ -64,44 +64,4 @@ def tasks(source: Source) -> dict[str, str]:
     return {game.task_type: game.task_id for game in reversed(source.games) if game.split == SPLITS[1]}
 
 
-def begin(client: httpx.Client, task_id: str, **fields: object) -> dict:
-    reply = client.post("/reset", json={"task_id": task_id, **fields})
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-def act(client: httpx.Client, session_id: str, action: str, **fields: object) -> dict:
-    reply = client.post("/step", json={"session_id": session_id, "action": action, **fields})
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-def expert(client: httpx.Client, task_id: str) -> list[str]:
-    reply = client.get(f"/tasks/{task_id}/expert")
-    assert reply.status_code == 200, reply.text
-    return reply.json()["actions"]
-
-
-def seen(reply: dict) -> tuple:
-    """What must be the same each time an episode is played: all but the session's id."""
-    metadata = {name: value for name, value in reply["metadata"].items() if name != "session_id"}
-    return reply["observation"]["text"], reply["reward"], reply["done"], metadata
-
-
-def play(client: httpx.Client, task_id: str, actions: list[str]) -> list[tuple]:
-    """Play actions, to the end of the episode at most; return all that was seen."""
-    reply = begin(client, task_id, include=["valid_actions"])
-    session = reply["metadata"]["session_id"]
-    stream = [seen(reply)]
-    for action in actions:
-        reply = act(client, session, action, include=["valid_actions"])
-        stream.append(seen(reply))
-        if reply["done"]:
-            break
-    client.delete(f"/sessions/{session}")
-    return stream
-
-
-def workers(service: RunningService) -> list[int]:
-    """Return the service's worker processes."""
-    return [pid for pid in tree(service.process.pid)[1:] if "env_core.worker" in command(pid)]
+play = functools.partial(testing.play, include=["valid_actions"])

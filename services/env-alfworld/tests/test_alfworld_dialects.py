@@ -1,9 +1,9 @@
 """The conformance kit, and AgentGym's client."""
 
-import httpx
 import pytest
 from conftest import act, begin, expert
 from env_core.conformance import main as conformance
+from env_core.testing import AgentGym
 
 
 @pytest.mark.slow
@@ -11,26 +11,9 @@ def test_the_service_conforms(alfworld):
     assert conformance([alfworld.url]) == 0
 
 
-class Gym:
-    """Speaks as AgentGym's ALFWorld client does."""
-
-    def __init__(self, url):
-        self.http = httpx.Client(base_url=url + "/agentgym", timeout=120)
-
-    def post(self, path, **body):
-        reply = self.http.post(path, json=body)
-        assert reply.status_code == 200
-        return reply.json()
-
-    def get(self, path, **query):
-        reply = self.http.get(path, params=query)
-        assert reply.status_code == 200
-        return reply.json()
-
-
 @pytest.fixture
 def gym(client, alfworld):
-    return Gym(alfworld.url)
+    return AgentGym(alfworld.url)
 
 
 def test_agentgyms_client_wins_a_game(gym, client, source):

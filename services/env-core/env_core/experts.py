@@ -62,7 +62,7 @@ class Experts:
         except EngineLostError as error:
             await self._pool.discard(lease, "lost")
             raise engine_unavailable(str(error)) from error
-        except BaseException:
+        except asyncio.CancelledError:
             await self._pool.discard(lease, "broken_off")
             raise
         self._lease = lease

@@ -121,14 +121,9 @@ class Journal:
 
     def _transaction(self, write: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                result = write(self._db)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+            with self._db:  # ends what is begun here: by a commit, or by a rollback where anything fails
+                self._db.execute("BEGIN IMMEDIATE")
+                return write(self._db)
         except sqlite3.Error as error:
             raise ServiceError(
                 503,
@@ -137,7 +132,6 @@ class Journal:
                 "make room on its disk and ask again.",
                 retry_after_s=5,
             ) from error
-        return result
 
     def _drop(self, db: sqlite3.Connection, session_id: str) -> None:
         db.execute("DELETE FROM sessions WHERE session_id = ?", [session_id])

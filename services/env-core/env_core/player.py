@@ -1,5 +1,6 @@
 """Plays a session on an engine: when the engine is lost or hangs, takes another, replays, compares and goes on."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -76,7 +77,7 @@ class Player:
                     ) from error
                 if losses >= TRIES_AFTER_LOSS:
                     raise engine_unavailable(f"{losses} of them ended while at work: {error}") from error
-            except BaseException as error:  # cancelled in mid-call: nothing is known of the engine's state
+            except asyncio.CancelledError as error:  # in mid-call: nothing is known of the engine's state
                 await self._drop(session, error)
                 raise
             else:

@@ -89,7 +89,7 @@ class EnginePool:
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter.lease
-        except BaseException as error:
+        except (TimeoutError, asyncio.CancelledError) as error:
             if waiter.lease.done() and not waiter.lease.cancelled() and waiter.lease.exception() is None:
                 self.release(waiter.lease.result())  # lent in the very moment in which the asker gave up
             if isinstance(error, TimeoutError):

@@ -31,10 +31,14 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(
-    module: str, options: Sequence[str] = (), variables: Mapping[str, str] | None = None, ready_timeout_s: float = 60
+    module: str,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    ready_timeout_s: float = 60,
+    python: str = sys.executable,
 ) -> Iterator[RunningService]:
     """Serve a module on a free port of this machine while the block runs. Its log goes to this process's standard error."""
-    service = start_service(module, options, variables)
+    service = start_service(module, options, variables, python)
     try:
         wait_until_ready(service, ready_timeout_s)
         yield service
@@ -42,10 +46,12 @@ def running_service(
         service.stop()
 
 
-def start_service(module: str, options: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> RunningService:
-    """Start a service on a free port; it listens, but may not be ready yet."""
+def start_service(
+    module: str, options: Sequence[str] = (), variables: Mapping[str, str] | None = None, python: str = sys.executable
+) -> RunningService:
+    """Start a service on a free port; it listens, but may not be ready yet. `python` is the interpreter that has the module."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, "serve", "--port", "0", *options],
+        [python, "-m", module, "serve", "--port", "0", *options],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **(variables or {})},

@@ -22,7 +22,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
         bound.listen(2048)  # at once: who calls before the service is up waits, and is not refused
-    except BaseException:
+    except OSError:
         bound.close()
         raise
     return bound

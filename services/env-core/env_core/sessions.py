@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -200,21 +201,21 @@ class SessionStore:
         return task
 
     async def _begin(self, session: Session, old: Session | None, include: list[str]) -> bytes:
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._resets.pop, session.reset_id or "", None)
+            failed.callback(self._player.leave, session)
             if old is not None:
                 session.lease, old.lease = old.lease, None  # if this fails, the old episode is replayed when it goes on
             started = time.monotonic()
-            outcome = await self._player.load(session, include)
+            try:
+                outcome = await self._player.load(session, include)
+            finally:
+                self._opening.discard(session.session_id)
             session.info = outcome["info"]
             position = first_position(session, outcome)
             if self._journal is not None:
                 self._journal.begin(session, position)
-        except BaseException:
-            self._player.leave(session)
-            self._resets.pop(session.reset_id or "", None)
-            raise
-        finally:
-            self._opening.discard(session.session_id)
+            failed.pop_all()
         if old is not None:
             self._resets.pop(old.reset_id or "", None)
         self._metrics.reset_s.observe(time.monotonic() - started)

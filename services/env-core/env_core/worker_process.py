@@ -43,22 +43,22 @@ class WorkerProcess:
         """Start a worker and wait for its first engine."""
         child_reads, parent_writes = os.pipe()
         parent_reads, child_writes = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "env_core.worker", factory, orjson.dumps(dict(options)).decode()),
-                *(str(child_reads), str(child_writes), str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(child_reads, child_writes),
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(parent_writes)
-            os.close(parent_reads)
-            raise
-        finally:
-            os.close(child_reads)
-            os.close(child_writes)
+        with contextlib.ExitStack() as failed:
+            failed.callback(os.close, parent_writes)
+            failed.callback(os.close, parent_reads)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "env_core.worker", factory, orjson.dumps(dict(options)).decode()),
+                    *(str(child_reads), str(child_writes), str(os.getpid())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(child_reads, child_writes),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(child_reads)
+                os.close(child_writes)
+            failed.pop_all()  # from here on they are the worker's
         answers = asyncio.StreamReader(limit=MAX_ANSWER_BYTES)
         worker = cls(process, answers, parent_writes)
         worker._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -66,7 +66,7 @@ class WorkerProcess:
         )
         try:
             await worker._read(timeout_s)
-        except BaseException:
+        except (EngineLostError, EngineTimeoutError, asyncio.CancelledError):  # cancelled where the service ends
             await worker.kill()
             raise
         return worker
@@ -98,16 +98,16 @@ class WorkerProcess:
             if not self.alive:
                 raise EngineLostError("the engine's process has ended", began=False)
             started = time.monotonic()
+            answered = False
             try:
                 # Never blocks: one request is out at a time, and the longest is smaller than a pipe's 64 KiB.
                 os.write(self._requests_fd, orjson.dumps({"slot": slot, **request}) + b"\n")
                 answer = await self._read(timeout_s)
+                answered = True
             except OSError as error:
-                self._broken = True
                 raise EngineLostError("the engine's process has ended") from error
-            except BaseException:  # also when cancelled: this answer would be taken for the next call's
-                self._broken = True
-                raise
+            finally:  # also when cancelled: this answer would be taken for the next call's
+                self._broken = self._broken or not answered
         return answer, time.monotonic() - started
 
     async def _read(self, timeout_s: float) -> dict[str, Any]:
@@ -120,7 +120,10 @@ class WorkerProcess:
             raise EngineLostError("the engine's answer was too long") from error
         if not line.endswith(b"\n"):
             raise EngineLostError("the engine's process has ended")
-        answer: dict[str, Any] = orjson.loads(line)
+        try:
+            answer: dict[str, Any] = orjson.loads(line)
+        except orjson.JSONDecodeError as error:  # what Python's json writes and JSON does not know: NaN, half a surrogate pair
+            raise EngineLostError(f"the engine's answer was no JSON ({error})") from error
         return answer
 
     def _signal_group(self) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from env_core.running import RunningService, running_service
+from env_core.testing import Serve, client_of
 
 TESTS = str(Path(__file__).parent)
-Serve = Callable[..., contextlib.AbstractContextManager[RunningService]]
 
 
 def serve_counter(*options: str, **variables: str) -> contextlib.AbstractContextManager[RunningService]:
@@ -31,10 +31,8 @@ def counter() -> Iterator[RunningService]:
 
 @pytest.fixture
 def client(counter: RunningService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=counter.url, timeout=30) as client:
+    with client_of(counter) as client:
         yield client
-        for state in client.get("/sessions").json()["sessions"]:
-            client.delete(f"/sessions/{state['session_id']}")
 
 
 @pytest.fixture

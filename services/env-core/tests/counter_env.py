@@ -47,6 +47,8 @@ class CounterEngine:
                 text = f"process {os.getpid()}"
             case ["grow", megabytes]:
                 ballast.append(b"x" * (int(megabytes) << 20))
+            case ["half", "a", "surrogate", "pair"]:
+                text = "\ud800"  # Python's json writes it, and JSON does not know it
             case ["long", length]:
                 text = "x" * int(length)
         return self._outcome(text or f"The count is {self.count}.", include, {})

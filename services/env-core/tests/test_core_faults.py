@@ -40,7 +40,7 @@ def test_a_replay_that_diverges_ends_the_session(client, begin, step):
     assert (after.status_code, after.json()["error"]["code"]) == (404, "expired_session")
 
 
-@pytest.mark.parametrize("action", ["die", "raise"])
+@pytest.mark.parametrize("action", ["die", "raise", "half a surrogate pair"])
 def test_an_action_that_kills_every_engine_is_refused_and_the_episode_goes_on(begin, step, action):
     session = begin()
     step(session, "add 2")

@@ -1,69 +1,12 @@
-"""Clients of OpenEnv and of AgentGym play ScienceWorld as they are."""
+"""AgentGym's client plays ScienceWorld as it is. OpenEnv's does in tests/test_openenv.py."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import httpx
 import pytest
 from conftest import GOLD, play
 from env_core.conformance import run_checks
+from env_core.testing import AgentGym
 from env_sciworld.agentgym import games
 
-OPENENV = Path(__file__).parents[3] / "tests" / "openenv"
 TASK = "task-3-find-living-thing:0"
-
-
-@pytest.fixture(scope="session")
-def openenv():
-    """The folder of the programs of OpenEnv's own environment, which is made where it is missing."""
-    programs = OPENENV / ".venv" / "bin"
-    if not (programs / "openenv").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(OPENENV / ".venv")], check=True)
-        command = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(OPENENV / "requirements.txt")]
-        subprocess.run(command, check=True)
-    return programs
-
-
-def run(*command):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.slow
-def test_openenvs_validator_passes_all_its_criteria(sciworld, openenv):
-    report = run(openenv / "openenv", "validate", "--url", sciworld.url, "--json")
-    assert report["passed"]
-    assert report["summary"]["passed_count"] == report["summary"]["total_count"] == 6
-    assert report["standard_profile"] == "openenv-http/1.x"
-
-
-@pytest.mark.slow
-def test_openenvs_client_plays_a_gold_episode_to_its_end(sciworld, openenv):
-    played = run(openenv / "python", OPENENV / "play.py", sciworld.url, json.dumps({"task_id": TASK}), json.dumps(GOLD[TASK]))
-    assert played["done"]
-    assert sum(played["rewards"]) == pytest.approx(1.0)
-    assert (played["state"]["task_id"], played["state"]["score"]) == (TASK, 1.0)
-    assert httpx.get(f"{sciworld.url}/sessions").json()["sessions"] == [], "the session went with its connection"
-
-
-class AgentGym:
-    """Speaks as AgentGym's ScienceWorld client does."""
-
-    def __init__(self, url):
-        self.http = httpx.Client(base_url=url + "/agentgym", timeout=120)
-
-    def post(self, path, **body):
-        reply = self.http.post(path, json=body)
-        assert reply.status_code == 200
-        return reply.json()
-
-    def get(self, path, **query):
-        reply = self.http.get(path, params=query)
-        assert reply.status_code == 200
-        return reply.json()
 
 
 @pytest.fixture

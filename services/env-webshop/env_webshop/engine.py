@@ -60,7 +60,7 @@ class WebshopEngine:
         """Return the current page as HTML."""
         from env_webshop import html
 
-        return html.render(self._current.page())
+        return html.render(self._current.page(), self._current.parts)
 
     def close(self) -> None:
         """The catalogue and the searcher are the process's, and end with it."""

@@ -33,7 +33,12 @@ class Goal:
 
 
 def synthetic_goals(product: Product, instruction: str, attributes: list[str], seed: int) -> Iterator[Goal]:
-    """Yield a goal for each combination of a product's options. All have the product's one price limit."""
+    """Yield a goal for each combination of a product's options, all with the product's one price limit.
+
+    None without attributes, of which a share is scored: the original stops there.
+    """
+    if not attributes:
+        return
     limit, limit_text = _price_limit(product, f"{seed}:synthetic:{product.asin}")
     names = sorted(product.options)
     for combination in itertools.product(*(product.options[name] for name in names)):

@@ -19,6 +19,8 @@ INDEX_HEAP_MB = 512
 #: Lucene's reader for Java 21 is in a part of the jar that the fat jar lost; the older one is as good.
 MAPPED_FILES = "-Dorg.apache.lucene.store.MMapDirectory.enableMemorySegments=false"
 FLAGS = ("-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", MAPPED_FILES)
+#: Only the JVM's quick compiler: over the first 2,000 searches the thorough one costs more CPU and memory than it saves (docs/webshop.md).
+QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 
 
 class JavaMissingError(Exception):
@@ -67,7 +69,7 @@ class LuceneSearcher:
 
         if not jnius_config.vm_running:
             # -Xrs: signals are the worker's business.
-            jnius_config.add_options(f"-Xmx{SEARCH_HEAP_MB}m", "-Xrs", *FLAGS)
+            jnius_config.add_options(f"-Xmx{SEARCH_HEAP_MB}m", "-Xrs", QUICK_COMPILER, *FLAGS)
             jnius_config.set_classpath(str(jar()))
         from jnius import autoclass  # type: ignore[import-untyped]
 

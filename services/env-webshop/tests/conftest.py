@@ -1,13 +1,15 @@
 """A WebShop service as a real process on the generated sample, and what episodes in it look like."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from env_core.process_tree import command, tree
+from env_core import testing
 from env_core.running import RunningService, running_service
+from env_core.testing import Serve, act, begin, expert, seen, workers
 from env_webshop import build, sample
 from env_webshop.catalogue import DiskCatalogue
 from env_webshop.goals import Goal
@@ -15,7 +17,8 @@ from env_webshop.products import Product
 from env_webshop.search import open_searcher
 from env_webshop.shop import Searcher
 
-Serve = Callable[..., contextlib.AbstractContextManager[RunningService]]
+__all__ = ["TASKS", "act", "begin", "detour", "expert", "goal", "play", "product", "seen", "workers"]
+
 TASKS = [f"sample:{place}" for place in range(0, 160, 10)]
 
 
@@ -62,32 +65,8 @@ def webshop(serve: Serve) -> Iterator[RunningService]:
 
 @pytest.fixture
 def client(webshop: RunningService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=webshop.url, timeout=120) as client:
+    with testing.client_of(webshop) as client:
         yield client
-        for state in client.get("/sessions").json()["sessions"]:
-            client.delete(f"/sessions/{state['session_id']}")
-
-
-def begin(client: httpx.Client, task_id: str, **fields: object) -> dict:
-    reply = client.post("/reset", json={"task_id": task_id, **fields})
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-def act(client: httpx.Client, session_id: str, action: str, **fields: object) -> dict:
-    reply = client.post("/step", json={"session_id": session_id, "action": action, **fields})
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-def seen(reply: dict) -> tuple:
-    """What must be the same each time an episode is played: all but the session's id."""
-    metadata = {name: value for name, value in reply["metadata"].items() if name != "session_id"}
-    return reply["observation"]["text"], reply["reward"], reply["done"], metadata
-
-
-def expert(client: httpx.Client, task_id: str) -> list[str]:
-    return client.get(f"/tasks/{task_id}/expert").json()["actions"]
 
 
 def detour(actions: list[str]) -> list[str]:
@@ -106,22 +85,8 @@ def detour(actions: list[str]) -> list[str]:
     return [*actions[:at], *looks, *actions[at - 1 :]]
 
 
-def play(client: httpx.Client, task_id: str, actions: list[str]) -> list[tuple]:
-    """Play actions, to the end of the episode at most; return all that was seen."""
-    reply = begin(client, task_id, max_steps=1000)
-    session = reply["metadata"]["session_id"]
-    stream = [seen(reply)]
-    for action in actions:
-        reply = act(client, session, action)
-        stream.append(seen(reply))
-        if reply["done"]:
-            break
-    client.delete(f"/sessions/{session}")
-    return stream
-
-
-def workers(service: RunningService) -> list[int]:
-    return [pid for pid in tree(service.process.pid)[1:] if "env_core.worker" in command(pid)]
+#: A detour takes more steps than a task allows.
+play = functools.partial(testing.play, max_steps=1000)
 
 
 def product(**fields: object) -> Product:

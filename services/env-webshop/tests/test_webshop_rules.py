@@ -87,6 +87,10 @@ def test_a_price_limit_is_above_the_price_or_there_is_none(price, seed):
     assert ("price lower" in made.instruction) == (made.price_limit < goals.NO_LIMIT) == (price < 980)
 
 
+def test_a_product_without_attributes_to_ask_for_has_no_goals():
+    assert list(goals.synthetic_goals(product(), "Find me a shirt", [], 0)) == []
+
+
 def test_human_goals_lose_their_full_stop_and_those_without_attributes_are_left_out():
     wish = {"instruction": "i need a shirt.", "instruction_attributes": ["soft"], "instruction_options": ["red"]}
     made = list(goals.human_goals(product(price=985.0), [{**wish, "instruction_attributes": []}, wish], 0))

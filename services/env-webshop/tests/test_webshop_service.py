@@ -101,6 +101,16 @@ def test_the_page_of_a_session_is_html_of_the_same_state(client):
     assert client.get("/sessions/nope/page").status_code == 404
 
 
+def test_the_page_of_a_session_that_is_over_says_what_was_bought_and_scored(client):
+    session = begin(client, "sample:3")["metadata"]["session_id"]
+    for action in expert(client, "sample:3"):
+        reply = act(client, session, action)
+    assert reply["done"]
+    page = client.get(f"/sessions/{session}/page").text
+    for text in ("Thank you for shopping with us!", ">1.0<", "<dt>attributes matched</dt><dd>100%</dd>"):
+        assert text in page
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -117,6 +117,38 @@ def test_the_html_view_shows_what_the_text_shows_and_nothing_of_a_product_runs_i
         assert all(text.strip() in visible for text in shown)
 
 
+def test_the_html_view_asks_for_nothing_from_anywhere(shopper, catalogue, searcher):
+    from bs4 import BeautifulSoup
+    from env_webshop import html
+
+    seen = set()
+    plan = expert.plan(shopper.goal, catalogue, searcher, 10)
+    product_at = next(number for number, action in enumerate(plan) if action.startswith("click[SMPL")) + 1
+    for action in [*plan[:product_at], "click[description]", "click[< prev]", *plan[product_at:], None]:
+        seen.add(shopper.kind)
+        page = html.render(shopper.page(), shopper.parts)
+        soup = BeautifulSoup(page, "html.parser")
+        assert not soup.find_all(["link", "script", "img", "iframe", "a", "form"])
+        assert not [tag for tag in soup.find_all(True) if {"src", "href"} & set(tag.attrs)]
+        assert not [word for word in ("url(", "@import", "http:", "https:") if word in page]
+        assert action is None or shopper.act(action)
+    assert seen == {"search", "results", "item", "sub", "done"}
+
+
+def test_the_html_view_of_a_purchase_says_what_it_was_scored_for(catalogue, searcher):
+    from env_webshop import html
+
+    place = next(place for place in range(100) if catalogue.goal("synthetic", place).options)
+    shopper = Shopper(catalogue.goal("synthetic", place), catalogue, searcher)
+    for action in expert.plan(shopper.goal, catalogue, searcher, 10):
+        option = any(piece.text == action[6:-1] for piece in pages.pieces(shopper.page()) if piece.kind == "option")
+        assert option or shopper.act(action)  # no option is chosen
+    page = html.render(shopper.page(), shopper.parts)
+    assert 0 < shopper.score < 1
+    for text in (f">{shopper.score}<", "<dt>options matched</dt><dd>0%</dd>", "<dt>price</dt><dd>within the limit</dd>"):
+        assert text in page
+
+
 def test_experts_score_1_on_every_kind_of_goal(catalogue, searcher):
     for kind, step in (("synthetic", 20), ("human", 1)):
         for place in range(0, len(catalogue.goal_categories(kind)), step):

@@ -89,7 +89,7 @@ class _Conversation:
             if self._session_id is not None and self._owns and not self._store.draining:
                 with contextlib.suppress(ServiceError):  # it may be gone already
                     self._store.delete(self._session_id)
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it may be closed already, see _send
                 await self._socket.close()
 
     async def _exchange(self) -> bool:
@@ -173,7 +173,10 @@ class _Conversation:
         await self._send({"type": "error", "data": data})
 
     async def _send(self, message: dict[str, Any]) -> None:
-        await self._socket.send_text(orjson.dumps(message).decode())
+        try:
+            await self._socket.send_text(orjson.dumps(message).decode())
+        except RuntimeError as error:  # uvicorn's, where it closed the connection itself: a client that no longer answers pings
+            raise WebSocketDisconnect(1006) from error
 
 
 def _validated(model: type[M], data: dict[str, Any]) -> M:
