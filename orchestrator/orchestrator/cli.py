@@ -26,6 +26,10 @@ app.add_typer(data_app, name="data")
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print {out, episodes, mean_score, success}; progress goes to standard error.")]
+EnvUrl = Annotated[
+    str | None,
+    typer.Option(help="Its service. Default: ETO_SCIWORLD_URL and so on, else its port on this machine."),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
 
 
@@ -118,7 +122,7 @@ def experts(
     split: Annotated[str, typer.Option(help="Split of the environment.")],
     out: Annotated[Path, typer.Option(help="JSON-lines file of episodes; what it holds is not played again.")],
     env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
-    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    env_url: EnvUrl = None,
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -137,10 +141,10 @@ def rollout(
     out: Annotated[Path, typer.Option(help="JSON-lines file of episodes; what it holds is not played again.")],
     policy: Annotated[str, typer.Option(help="Name of the player in the records.")] = "policy",
     env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
-    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    env_url: EnvUrl = None,
     policy_url: Annotated[
         list[str] | None,
-        typer.Option(help="An OpenAI-compatible server; repeat for several. Keys: ETO_POLICY_TOKEN. Default: http://127.0.0.1:8000"),
+        typer.Option(help="An OpenAI-compatible server; repeat for several. Keys: ETO_POLICY_TOKEN. Default: ETO_POLICY_URL, else :8000."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model name in requests.")] = "policy",
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
@@ -164,7 +168,7 @@ def rollout(
 
     given = {"concurrency": concurrency, "temperature": temperature, "top_p": top_p, "stop": stop or [], "max_tokens": max_tokens}
     given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
-    urls, settings = commands.rollout_settings(policy_url or ["http://127.0.0.1:8000"], given)
+    urls, settings = commands.rollout_settings(policy_url or [], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
     _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json))
 
@@ -198,7 +202,7 @@ def data_import(
     source: Annotated[Path, typer.Argument(help="ETO's SFT, DPO or episode JSON, AgentTraj, or TRL's messages; JSON or JSON lines.")],
     out: Annotated[Path, typer.Option(help="JSON-lines file to write; OUT.report.json says what was dropped and why.")],
     env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
-    env_url: Annotated[str, typer.Option(help="Its service.")] = "http://127.0.0.1:8002",
+    env_url: EnvUrl = None,
     split: Annotated[str | None, typer.Option(help="Split to note in the episodes.")] = None,
     observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
     keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,

@@ -12,11 +12,12 @@ def ui(
     runs: Annotated[Path, typer.Option(help="Folder of the run directories.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need ETO_UI_TOKEN.")] = "127.0.0.1",
+    allow_anonymous: Annotated[bool, typer.Option("--allow-anonymous", help="Listen elsewhere without a token even so.")] = False,
 ) -> None:
     """Show the runs in a browser: progress as it happens, reports, trajectories, pairs."""
     from orchestrator.ui.serve import serve
 
-    serve(runs, host, port, typer.echo)
+    serve(runs, host, port, typer.echo, allow_anonymous)
 
 
 def doctor(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
-from orchestrator.config import ConfigError, RolloutSection, TaskSet, policy_urls
+from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, policy_urls
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
@@ -26,9 +26,16 @@ from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
 PATIENCE_S = 10.0
 
 
-async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: int, as_json: bool = False) -> None:
+def env_address(name: str, url: str | None) -> str:
+    """Where an environment's service is asked. Raises ConfigError for an unknown one."""
+    if name not in ENV_PORTS:
+        raise ConfigError(f"--env {name} is unknown; known: {', '.join(ENV_PORTS)}.")
+    return url or EnvSection.model_validate({"name": name}).address
+
+
+async def experts(env_name: str, env_url: str | None, tasks: TaskSet, out: Path, seed: int, as_json: bool = False) -> None:
     """`eto experts`."""
-    async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
+    async with EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
         prompt = load_prompt(env_name)
         player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
@@ -37,7 +44,7 @@ async def experts(env_name: str, env_url: str, tasks: TaskSet, out: Path, seed: 
 def rollout_settings(urls: list[str], given: dict[str, Any]) -> tuple[list[str], RolloutSection]:
     """The URLs and settings of `eto rollout`. Raises ConfigError."""
     try:
-        return policy_urls(urls), RolloutSection.model_validate(given)
+        return policy_urls(urls) if urls else PolicySection().addresses, RolloutSection.model_validate(given)
     except ValidationError as error:
         faults = [f"--{str(f['loc'][0]).replace('_', '-')}: {f['msg']}" for f in error.errors()]
         raise ConfigError("; ".join(faults)) from error
@@ -47,7 +54,7 @@ def rollout_settings(urls: list[str], given: dict[str, Any]) -> tuple[list[str],
 
 async def rollout(
     env_name: str,
-    env_url: str,
+    env_url: str | None,
     urls: list[str],
     model: str,
     policy: str,
@@ -67,7 +74,7 @@ async def rollout(
         record=settings.record_tokens,
     )
     async with (
-        EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env,
+        EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env,
         PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
     ):
         player = Player(

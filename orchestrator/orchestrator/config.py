@@ -1,5 +1,6 @@
 """A run's configuration: one YAML file, validated before anything starts; faults are named with their path and line."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,23 +53,37 @@ class EnvSection(_Section):
     """The environment service."""
 
     name: Literal["sciworld", "webshop", "alfworld"] = "sciworld"
-    url: str | None = Field(None, description="where it runs; null: it is started here")
+    url: str | None = Field(None, description="where it runs; null: it is started here. Not given: ETO_SCIWORLD_URL and so on, if set")
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(
         None, description="instead of the packaged prompt: a file of your own, or trajectories (.json, .jsonl) that have one"
     )
 
+    @model_validator(mode="after")
+    def _found_in_the_environment(self) -> "EnvSection":
+        if "url" not in self.model_fields_set:
+            self.url = os.environ.get(f"ETO_{self.name.upper()}_URL") or None
+        return self
+
     @property
     def local_port(self) -> int:
         """The port of a service started here."""
         return self.port if self.port is not None else ENV_PORTS[self.name]
 
+    @property
+    def address(self) -> str:
+        """Where it is asked, wherever it runs."""
+        return self.url or f"http://127.0.0.1:{self.local_port}"
+
 
 class PolicySection(_Section):
     """The policy server."""
 
-    url: list[str] | None = Field(None, description="an OpenAI-compatible server, or a list of several; null: vLLM is started here")
+    url: list[str] | None = Field(
+        None,
+        description="an OpenAI-compatible server, or a list of several; null: vLLM is started here. Not given: ETO_POLICY_URL, if set",
+    )
     port: int = Field(8000, description="port when started here")
     served_name: str = Field("policy", description="model name in requests")
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
@@ -88,6 +103,17 @@ class PolicySection(_Section):
     @classmethod
     def _urls_can_be_asked(cls, given: list[str] | None) -> list[str] | None:
         return policy_urls(given) if given is not None else None
+
+    @model_validator(mode="after")
+    def _found_in_the_environment(self) -> "PolicySection":
+        if "url" not in self.model_fields_set and (known := os.environ.get("ETO_POLICY_URL")):
+            self.url = policy_urls(known.split(","))
+        return self
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it is asked, wherever it runs."""
+        return self.url or [f"http://127.0.0.1:{self.port}"]
 
 
 def policy_urls(given: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ class EnvPlacement:
     def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection, ends_with_starter: bool = False) -> None:
         self._section, self._owner, self._ends_with_starter = section, owner, ends_with_starter
         self._recovering = asyncio.Lock()
-        url = section.url or services.env_service(section).url
+        url = section.address
         self.client = EnvClient(url, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start)
 
     async def start(self) -> None:
@@ -45,10 +45,12 @@ class PolicyPlacement:
         self._section, self._owner, self.note = section, owner, note
         self._recovering = asyncio.Lock()
         self._model: str | None = None
-        self.urls = section.url or [f"http://127.0.0.1:{section.port}"]
+        self.urls = section.addresses
         #: Makes a client in any process that reaches the servers.
         self.connect = partial(
             PolicyClient, self.urls, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s
+        )
+        self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
         )
         self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
 

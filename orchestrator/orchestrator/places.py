@@ -1,6 +1,7 @@
 """Where things are: the checkout with its services, and the folder that remembers what runs."""
 
 import os
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -30,10 +31,12 @@ def service_python(service: str) -> Path:
 
 @cache
 def code_version() -> str:
-    """The checkout's commit, with `+dirty` where tracked files differ from it; the package version outside of git."""
+    """The checkout's commit, with `+dirty` where tracked files differ from it; elsewhere ETO_CODE_VERSION or the package's version."""
+    if shutil.which("git") is None:  # as in the image
+        return os.environ.get("ETO_CODE_VERSION") or __version__
     git = ["git", "-C", str(root())]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     if commit.returncode != 0:
-        return __version__
+        return os.environ.get("ETO_CODE_VERSION") or __version__
     dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
     return commit.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")

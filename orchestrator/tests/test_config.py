@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from orchestrator.config import ConfigError, RunConfig, load_config
+from orchestrator.config import ConfigError, EnvSection, PolicySection, RunConfig, load_config
 
 GOOD = """name: one
 train_tasks: {split: eto-train, per_type: 2}
@@ -72,3 +72,13 @@ def test_the_shipped_configurations_are_valid() -> None:
     assert files
     for file in files:
         assert isinstance(load_config(file), RunConfig)
+
+
+def test_addresses_come_from_the_environment_where_the_file_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETO_WEBSHOP_URL", "http://shop:8001")
+    monkeypatch.setenv("ETO_POLICY_URL", "http://a:8000/v1,http://b:8000")
+    assert EnvSection.model_validate({"name": "webshop"}).address == "http://shop:8001"
+    assert EnvSection.model_validate({"name": "webshop", "url": None}).address == "http://127.0.0.1:8001"
+    assert EnvSection.model_validate({"name": "alfworld"}).address == "http://127.0.0.1:8003"
+    assert PolicySection().addresses == ["http://a:8000", "http://b:8000"]
+    assert PolicySection.model_validate({"url": None}).addresses == ["http://127.0.0.1:8000"]

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from orchestrator import jsonl, places
+from orchestrator.commands import env_address
 from orchestrator.config import ConfigError
 from orchestrator.env_client import EnvClient
 from orchestrator.progress import Display
@@ -28,14 +29,14 @@ EXAMPLES = 5
 
 
 async def import_trajectories(
-    source: Path, env_name: str, env_url: str, out: Path, split: str | None, rules: Rules, every: int, prompt_file: Path | None
+    source: Path, env_name: str, env_url: str | None, out: Path, split: str | None, rules: Rules, every: int, prompt_file: Path | None
 ) -> None:
     """`eto data import` of trajectories: replay, write what is kept, report on all."""
     rows = list(islice(formats.read_trajectories(source), 0, None, every))
     prompt = load_prompt(env_name, prompt_file)
     verdicts: dict[int, Verdict] = {}
     queue: Iterator[tuple[int, formats.Trajectory]] = iter(enumerate(rows))
-    async with EnvClient(env_url, env_name, patience_s=PATIENCE_S) as env:
+    async with EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
         with Display().stage(out.name, "import") as progress:
             progress.total(len(rows), "trajectories")
 

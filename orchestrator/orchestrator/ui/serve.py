@@ -15,15 +15,16 @@ from orchestrator.ui.app import create_app
 TOKEN = "ETO_UI_TOKEN"  # noqa: S105 - the variable's name
 
 
-def serve(runs: Path, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(runs: Path, host: str, port: int, say: Callable[[str], None], allow_anonymous: bool = False) -> None:
     """Serve until stopped. Raises ConfigError where the address cannot be had or would show the pages to others."""
     token = os.environ.get(TOKEN) or None
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise ConfigError(f"{TOKEN} has {len(token)} characters; at least {SHORTEST_TOKEN} are needed, as `openssl rand -hex 16` makes.")
-    if not is_loopback(host) and token is None:
+    if not is_loopback(host) and token is None and not allow_anonymous:
         raise ConfigError(
             f"--host {host} would show the runs to everyone who reaches this machine. Set {TOKEN} to a secret of at least "
-            f"{SHORTEST_TOKEN} characters, which the page then asks for, or leave --host out and use `ssh -L {port}:127.0.0.1:{port}`."
+            f"{SHORTEST_TOKEN} characters, which the page then asks for, or leave --host out and use `ssh -L {port}:127.0.0.1:{port}`. "
+            "Where something else keeps strangers out, such as a container's private network: --allow-anonymous."
         )
     with _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host

@@ -1,0 +1,30 @@
+"""What results say about the code that made them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import __version__, places
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    places.code_version.cache_clear()
+    yield
+    places.code_version.cache_clear()
+
+
+@pytest.mark.parametrize(("told", "expected"), [("abc123", "abc123"), ("", __version__)])
+def test_without_git_the_version_is_the_images_or_the_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, expected: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ETO_CODE_VERSION", told)
+    assert places.code_version() == expected
+
+
+def test_outside_of_a_checkout_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ETO_ROOT", str(tmp_path))
+    monkeypatch.delenv("ETO_CODE_VERSION", raising=False)
+    assert places.code_version() == __version__
