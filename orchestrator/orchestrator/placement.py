@@ -51,8 +51,6 @@ class PolicyPlacement:
             PolicyClient, self.urls, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s
         )
         self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
-        )
-        self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
 
     async def serve(self, model: str) -> str:
         """Have every server answer with `model` (hub id, name or checkpoint directory); returns the version.
