@@ -91,5 +91,13 @@ def wait_for(what: Callable[[], bool], eto: subprocess.Popen[bytes], run: Run, t
         time.sleep(0.02)
 
 
+def wait_until(what: Callable[[], bool], timeout_s: float) -> None:
+    """Poll until it is so."""
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
