@@ -28,11 +28,14 @@ PARTS := orchestrator/tests=.venv services/env-core/tests=services/env-sciworld/
 # pytest's exit code where no test matches
 NOTHING_CHOSEN := 5
 
-.PHONY: help install quickstart test check bench soak up down clean
+.PHONY: help install ray quickstart test check bench soak up down clean
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 install: $(READY) ## make the virtual environments (one per service)
+
+ray: .venv/.ready ## add Ray to the orchestrator, for clusters (docs/scale.md)
+	$(UV) pip install --quiet --python .venv -r orchestrator/requirements-ray.txt
 
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
@@ -94,7 +97,7 @@ scripts = $(basename $(notdir $(shell find $(1) -maxdepth 1 -name '*.py' -execut
 bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; writes benchmarks/out/ONLY.json
 	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks)); do benchmarks/$$name.py; done
 
-soak: install ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
+soak: install $(if $(filter ray_cluster,$(or $(ONLY),ray_cluster)),ray) ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json
 	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do benchmarks/soak/$$name.py; done
 
 up: install ## start the services as local processes

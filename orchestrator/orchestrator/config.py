@@ -86,6 +86,13 @@ class TaskSet(_Section):
     )
 
 
+class RaySection(_Section):
+    """Episodes played on a Ray cluster (docs/scale.md), by several processes on its nodes."""
+
+    address: str = Field("auto", description="the cluster's, such as 10.0.0.1:6379; auto: the one that this machine is part of")
+    shards: int | None = Field(None, ge=1, description="processes that play; null: one on each node")
+
+
 class RolloutSection(_Section):
     """How episodes are played, in evaluation and exploration alike."""
 
@@ -99,6 +106,7 @@ class RolloutSection(_Section):
     turn_timeout_s: float = Field(300.0, gt=0)
     episode_deadline_s: float = Field(1800.0, gt=0)
     patience_s: float = Field(600.0, gt=0, description="how long a service may be away before the run stops")
+    ray: RaySection | None = Field(None, description="play on a Ray cluster; null: in this process")
 
 
 class ExploreSection(_Section):
@@ -137,9 +145,20 @@ class TrainSection(_Section):
     rpo_alpha: float | None = Field(None, ge=0, description="weight of an SFT term on the chosen side; ETO: 0")
 
 
+class RayJobsSection(_Section):
+    """Training jobs on a Ray cluster, whose nodes share the run's folder (docs/scale.md)."""
+
+    address: str = Field("http://127.0.0.1:8265", description="the cluster's job server")
+    gpus: float = Field(0, ge=0, description="GPUs of a job, all of one node")
+    cpus: float = Field(0, ge=0, description="cores of a job")
+    resources: dict[str, float] = Field(default_factory=dict, description="resources of your own that its node must have")
+    python: str | None = Field(None, description="the trainer's interpreter on the nodes; null: at the place where it is here")
+
+
 class TrainerSection(_Section):
     """How training jobs are launched."""
 
+    ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
 
 
@@ -278,5 +297,6 @@ def _known(loc: list[Any]) -> list[str]:
         "dpo": TrainSection,
         "trainer": TrainerSection,
     }
-    section = LoraSection if "lora" in loc else sections[str(loc[0]) if loc else ""]
+    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection}
+    section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

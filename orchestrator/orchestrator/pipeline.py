@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from orchestrator import services, stages
+from orchestrator import ray_cluster, services, stages
 from orchestrator.config import RunConfig, ScratchModel
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
@@ -72,6 +72,8 @@ def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
 
 async def run(config: RunConfig, store: RunStore, display: Display, keep_services: bool = False) -> bool:
     """Carry out what is not done yet; returns whether anything was. Services that the run started are stopped at its end."""
+    if config.rollout.ray is not None or config.trainer.ray is not None:
+        ray_cluster.load()
     owner = f"run:{run_id(store)}"
     todo = plan(config)
     worked = False

@@ -1,7 +1,10 @@
 """The services of a run: started here or given by URL, restarted when they die, and the policy's weights put in place."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator import process, services, versions
@@ -9,12 +12,15 @@ from orchestrator.config import EnvSection, PolicySection, RolloutSection
 from orchestrator.env_client import EnvClient
 from orchestrator.policy_client import PolicyClient, SwapFailed
 
+#: Seconds between looks at a policy server whose clients are elsewhere.
+WATCH_S = 2.0
+
 
 class EnvPlacement:
-    """The environment service of a run."""
+    """The environment service of a run. What is started here outlives this process unless it `ends_with_starter`."""
 
-    def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection) -> None:
-        self._section, self._owner = section, owner
+    def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection, ends_with_starter: bool = False) -> None:
+        self._section, self._owner, self._ends_with_starter = section, owner, ends_with_starter
         self._recovering = asyncio.Lock()
         url = section.url or services.env_service(section).url
         self.client = EnvClient(url, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start)
@@ -23,7 +29,8 @@ class EnvPlacement:
         """Bring it up if it is to run here and does not."""
         if self._section.url is None:
             async with self._recovering:
-                await services.ensure(services.env_service(self._section), self._owner)
+                service = replace(services.env_service(self._section), ends_with_starter=self._ends_with_starter)
+                await services.ensure(service, self._owner)
 
     def stop(self) -> None:
         """Stop it if this run started it."""
@@ -37,14 +44,10 @@ class PolicyPlacement:
         self._section, self._owner = section, owner
         self._recovering = asyncio.Lock()
         self._model: str | None = None
-        url = section.url or f"http://127.0.0.1:{section.port}"
-        self.client = PolicyClient(
-            url,
-            section.served_name,
-            patience_s=rollout.patience_s,
-            turn_timeout_s=rollout.turn_timeout_s,
-            unreachable=None if section.url else self._restart_if_dead,
-        )
+        self.url = url = section.url or f"http://127.0.0.1:{section.port}"
+        #: Makes a client in any process that reaches the server.
+        self.connect = partial(PolicyClient, url, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s)
+        self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
 
     async def serve(self, model: str) -> str:
         """Have the server answer with `model` (hub id, name or checkpoint directory); returns the version. No request may be running."""
@@ -87,6 +90,24 @@ class PolicyPlacement:
         async with self._recovering:
             if self._model is not None:
                 await self._start(self._model)
+
+    @asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[None]:
+        """Restart a server of this machine when it dies: for rollouts whose clients are elsewhere and cannot. Raises ServiceError."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._keep_up())
+                yield
+                watch.cancel()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _keep_up(self) -> None:
+        while self._section.url is None:
+            await asyncio.sleep(WATCH_S)
+            running = process.find("policy")
+            if running is None or not running.alive():
+                await self._restart_if_dead()
 
     def _settings(self) -> dict[str, object]:
         return self._section.model_dump(mode="json")

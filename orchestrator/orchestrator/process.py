@@ -1,6 +1,7 @@
 """One way to start a service's process, to wait until it is ready and to stop it: for the CLI, the pipeline, tests and benchmarks."""
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 from orchestrator import places
 
 POLL_S = 0.2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 #: Begins a start's part of a log.
 STARTED = "\n--- "
 LONGEST_LINE = 400
@@ -26,13 +28,17 @@ class ServiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Service:
-    """A process to run and how to tell that it is ready. `ready` answers without raising."""
+    """A process to run and how to tell that it is ready. `ready` answers without raising.
+
+    One that `ends_with_starter` gets SIGTERM when the process that started it is gone, however that ended; others are left to be adopted.
+    """
 
     name: str
     command: list[str]
     url: str
     ready: Callable[[], Awaitable[bool]]
     environment: dict[str, str] = field(default_factory=dict)
+    ends_with_starter: bool = False
     start_timeout_s: float = 300.0
     stop_timeout_s: float = 20.0
 
@@ -97,8 +103,13 @@ def remember(running: Running) -> None:
     os.replace(part, file)
 
 
+def end_with_parent() -> None:
+    """Between fork and exec: the child gets SIGTERM when the thread that started it ends, which every process does with its last one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def start(service: Service, owner: str | None = None, notes: dict[str, Any] | None = None) -> Running:
-    """Start the process in a session of its own, so that it outlives a killed orchestrator and is adopted by the next."""
+    """Start the process in a session of its own, so that it can outlive a killed orchestrator and be adopted by the next."""
     previous = find(service.name)
     if previous is not None:
         stop(previous)  # what a killed service left in its process group
@@ -113,6 +124,7 @@ def start(service: Service, owner: str | None = None, notes: dict[str, Any] | No
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent if service.ends_with_starter else None,
         )
     born = _born(process.pid) or "gone"
     running = Running(service.name, service.url, process.pid, born, service.command, str(log), owner, notes or {})

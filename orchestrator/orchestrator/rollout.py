@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,8 +38,9 @@ async def run(
     concurrency: int,
     run_id: str,
     finished: Callable[[Episode], None] = lambda episode: None,
+    elsewhere: Callable[[Assignment], Awaitable[Episode]] | None = None,
 ) -> Rollout:
-    """Play what `out` does not hold yet. Raises RolloutError if episodes are missing at the end, naming the reasons."""
+    """Play what `out` does not hold yet, here or `elsewhere`. Raises RolloutError with the reasons if episodes are missing at the end."""
     wanted = {a.key: a for a in assignments}
     rollout = Rollout()
     if out.exists():
@@ -56,7 +57,7 @@ async def run(
         async def worker() -> None:
             for assignment in queue:
                 try:
-                    episode = await _play_with_restarts(assignment, env, player, run_id)
+                    episode = await (elsewhere(assignment) if elsewhere else play_one(assignment, env, player, run_id))
                 except (SessionLost, Refused, Unavailable, EpisodeFailed) as error:
                     rollout.failures[assignment.key] = str(error)
                     if isinstance(error, Unavailable):
@@ -92,7 +93,8 @@ async def close_leftovers(env: EnvClient, run_id: str) -> None:
             await env.close(session["session_id"])
 
 
-async def _play_with_restarts(what: Assignment, env: EnvClient, player: Player, run_id: str) -> Episode:
+async def play_one(what: Assignment, env: EnvClient, player: Player, run_id: str) -> Episode:
+    """An episode, from its beginning again where its session was lost."""
     episode_id = f"{run_id}/{player.policy}/{what.task.task_id}/{what.sample}"
     for _ in range(ATTEMPTS - 1):
         try:

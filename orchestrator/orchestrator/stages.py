@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
-from orchestrator.launchers import local
+from orchestrator.launchers import local, ray
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.policy_client import Sampling
 from orchestrator.progress import StageProgress
 from orchestrator.prompts import Prompt, load_prompt
 from orchestrator.records import Episode, Message
 from orchestrator.run_store import RunStore, run_id
+from orchestrator.shards import Orders, Shards
 
 #: Gold paths are found one by one; more episodes at a time would only wait.
 EXPERTS_AT_A_TIME = 4
@@ -83,8 +85,9 @@ async def experts(ctx: Context) -> dict[str, Any]:
     tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
     prompt = _prompt(ctx)
-    player = Player(GoldPolicy(ctx.env.client, prompt.thoughts), "expert", None, _sampling(ctx), prompt)
-    played = await _play(ctx, "experts", todo, player, EXPERTS_AT_A_TIME)
+    connect = partial(GoldPolicy, thoughts=prompt.thoughts)
+    cast = partial(Player, policy="expert", version=None, sampling=_sampling(ctx), prompt=prompt)
+    played = await _play(ctx, "experts", todo, cast(connect(ctx.env.client)), EXPERTS_AT_A_TIME, Orders(cast, connect))
     good = [e for e in played if e.success]
     if not good:
         raise StageError(f"none of the {len(played)} gold paths succeeded: there is nothing to learn from.")
@@ -116,10 +119,19 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
     version = await ctx.policy.serve(ctx.model_dir(model_stage))
     settings = ctx.config.rollout
     sampling = _sampling(ctx, temperature)
-    player = Player(
-        ctx.policy.client, policy, version, sampling, _prompt(ctx), settings.example, settings.max_steps, settings.episode_deadline_s
+    cast = partial(
+        Player,
+        policy=policy,
+        version=version,
+        sampling=sampling,
+        prompt=_prompt(ctx),
+        show_example=settings.example,
+        max_steps=settings.max_steps,
+        deadline_s=settings.episode_deadline_s,
     )
-    played = await _play(ctx, stage, todo, player, settings.concurrency)
+    connect = ctx.policy.connect
+    orders = Orders(cast, lambda env: connect(), ctx.policy.url)
+    played = await _play(ctx, stage, todo, cast(ctx.policy.client), settings.concurrency, orders)
     return {
         "policy": policy,
         "model_version": version,
@@ -130,13 +142,17 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
     }
 
 
-async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, concurrency: int) -> list[Episode]:
+async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, at_a_time: int, orders: Orders) -> list[Episode]:
+    """Play as `player` in this process, or by `orders` on the Ray cluster of the configuration."""
     ctx.progress.total(len(todo), "episodes")
-    out = ctx.store.stage_dir(stage) / EPISODES
-    played = await rollout.run(
-        todo, ctx.env.client, player, out, concurrency=concurrency, run_id=run_id(ctx.store), finished=ctx.progress.episode
-    )
-    return played.episodes
+    out, settings, name = ctx.store.stage_dir(stage) / EPISODES, ctx.config.rollout, run_id(ctx.store)
+    play = partial(rollout.run, todo, ctx.env.client, player, out, run_id=name, finished=ctx.progress.episode)
+    if settings.ray is None:
+        return (await play(concurrency=at_a_time)).episodes
+    at_a_time = max(at_a_time, settings.concurrency)  # experts too: each shard has a planner
+    shards = Shards(ctx.config.env, settings, orders, name, at_a_time)
+    async with ctx.policy.kept_up(), shards:
+        return (await play(concurrency=at_a_time, elsewhere=shards.play)).episodes
 
 
 def _sampling(ctx: Context, temperature: float = 0.0) -> Sampling:
@@ -225,7 +241,11 @@ def _training_data(ctx: Context, stage: str, own: Sequence[Episode] = ()) -> Pat
 async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any]:
     folder = ctx.store.stage_dir(stage)
     output = (folder / CHECKPOINT).resolve()
-    await local.run_job({**job, "output": str(output), "seed": ctx.config.seed}, folder, ctx.progress.job, ctx.config.trainer.accelerate)
+    job, trainer = {**job, "output": str(output), "seed": ctx.config.seed}, ctx.config.trainer
+    if trainer.ray is not None:
+        await ray.run_job(job, folder, ctx.progress.job, trainer.ray, trainer.accelerate)
+    else:
+        await local.run_job(job, folder, ctx.progress.job, trainer.accelerate)
     checkpoint = versions.read_checkpoint(output)
     if checkpoint is None:
         raise StageError(f"the {job['method']} job said it was done, but {output} has no manifest.")

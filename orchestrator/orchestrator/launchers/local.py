@@ -1,7 +1,6 @@
 """Training jobs as subprocesses of this machine, under accelerate when a config file is given."""
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import places
+from orchestrator.process import end_with_parent
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 #: A progress line is short; a longer one is none of ours.
 LINE_LIMIT = 1 << 20
 
@@ -20,14 +19,9 @@ class JobFailed(RuntimeError):
     """A training job ended without a checkpoint."""
 
 
-def _die_with_parent() -> None:
-    """A job whose orchestrator was killed would train against the one that a resumed run starts."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def job_command(job_file: Path, accelerate: Path | None) -> list[str]:
-    """The command line of a job."""
-    python = str(places.service_python("trainer"))
+def job_command(job_file: Path, accelerate: Path | None, python: str | None = None) -> list[str]:
+    """The command line of a job, by the trainer's interpreter of this checkout unless another is given."""
+    python = python or str(places.service_python("trainer"))
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate)] if accelerate else []
     return [python, *launcher, "-m", "trainer", str(job_file)]
 
@@ -46,13 +40,14 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
             stderr=errors,
             limit=LINE_LIMIT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            # a job whose orchestrator was killed would train against the one that a resumed run starts
+            preexec_fn=end_with_parent,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         assert process.stdout is not None  # noqa: S101 - asked for above
         try:
             async for line in process.stdout:
-                event = _event(line)
+                event = progress_event(line)
                 if event.get("event") == "error":
                     error = str(event.get("message", ""))
                 progress(event)
@@ -70,7 +65,8 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
         )
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def progress_event(line: bytes) -> dict[str, Any]:
+    """A progress line's content; empty for lines of another kind."""
     try:
         event = json.loads(line)
     except ValueError:
