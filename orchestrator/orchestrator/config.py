@@ -1,5 +1,6 @@
 """A run's configuration: one YAML file, validated before anything starts; faults are named with their path and line."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,10 +51,15 @@ class EnvSection(_Section):
     """The environment service."""
 
     name: Literal["sciworld", "webshop", "alfworld"] = "sciworld"
-    url: str | None = Field(None, description="where it runs; null: it is started here")
+    url: str | None = Field(None, description="where it runs; null: at ETO_SCIWORLD_URL and the like, or else it is started here")
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(None, description="a prompt file of your own instead of the packaged one")
+
+    @model_validator(mode="after")
+    def _address_of_the_system(self) -> "EnvSection":
+        self.url = self.url or os.environ.get(f"ETO_{self.name.upper()}_URL") or None
+        return self
 
     @property
     def local_port(self) -> int:
@@ -64,7 +70,10 @@ class EnvSection(_Section):
 class PolicySection(_Section):
     """The policy server."""
 
-    url: str | None = Field(None, description="an OpenAI-compatible server; null: vLLM is started here")
+    url: str | None = Field(
+        default_factory=lambda: os.environ.get("ETO_POLICY_URL") or None,
+        description="an OpenAI-compatible server; null: at ETO_POLICY_URL, or else vLLM is started here",
+    )
     port: int = Field(8000, description="port when started here")
     served_name: str = Field("policy", description="model name in requests")
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
@@ -155,9 +164,34 @@ class RayJobsSection(_Section):
     python: str | None = Field(None, description="the trainer's interpreter on the nodes; null: at the place where it is here")
 
 
+class DockerSection(_Section):
+    """Training jobs as containers of the trainer's image (docs/containers.md)."""
+
+    engine: str | None = Field(None, description="unix://, tcp:// or ssh://user@host; null: DOCKER_HOST, or this machine's socket")
+    image: str = "eto/trainer:cpu"
+    gpus: int = Field(0, ge=-1, description="GPUs of a job; -1: all")
+    memory: str | None = Field(None, description="limit, such as 12g; null: none")
+    mounts: list[Annotated[str, Field(pattern=r"^[^:]+:/[^:]*(:r[ow])?$")]] = Field(
+        default_factory=list,
+        description="volumes or folders that hold the runs and models under the same paths as here, SOURCE:TARGET[:ro]; none: files are copied",
+    )
+
+
+def _docker_of_the_system() -> DockerSection | None:
+    """As compose.jobs.yml says it to the orchestrator's container."""
+    if os.environ.get("ETO_LAUNCHER") != "docker":
+        return None
+    mounts = [m for m in os.environ.get("ETO_TRAINER_SHARE", "").split(",") if m]
+    image = os.environ.get("ETO_TRAINER_IMAGE") or "eto/trainer:cpu"
+    return DockerSection(engine=os.environ.get("ETO_ENGINE") or None, image=image, mounts=mounts)
+
+
 class TrainerSection(_Section):
     """How training jobs are launched."""
 
+    docker: DockerSection | None = Field(
+        default_factory=_docker_of_the_system, description="as a container; null: on this machine, unless ETO_LAUNCHER says docker"
+    )
     ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
 
@@ -297,6 +331,10 @@ def _known(loc: list[Any]) -> list[str]:
         "dpo": TrainSection,
         "trainer": TrainerSection,
     }
-    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection}
+    nested: dict[str, type[BaseModel]] = {
+        "lora": LoraSection,
+        "docker": DockerSection,
+        "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection,
+    }
     section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)
