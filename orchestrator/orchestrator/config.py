@@ -173,7 +173,7 @@ class DockerSection(_Section):
     memory: str | None = Field(None, description="limit, such as 12g; null: none")
     mounts: list[Annotated[str, Field(pattern=r"^[^:]+:/[^:]*(:r[ow])?$")]] = Field(
         default_factory=list,
-        description="volumes or folders that hold the runs and models under the same paths as here, SOURCE:TARGET[:ro]; none: files are copied",
+        description="volumes or folders that hold the runs and models under the same paths as here, SOURCE:TARGET[:ro]; none: copied",
     )
 
 
