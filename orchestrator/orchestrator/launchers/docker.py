@@ -136,7 +136,7 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
     sdk = _sdk()
     try:
         client = await _reach(_connect, section)
-        container = await _reach(_container, client, job, folder, section)
+        container = await _started(client, job, folder, section)
         error = await _follow(container, progress)
         await _reach(container.reload)
         log = await _reach(container.logs, stdout=False, stderr=True)
@@ -152,6 +152,17 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
     if versions.read_checkpoint(output) is None:
         raise JobFailed(f"the job ended well, but {output} is not to be seen here: do trainer.docker.mounts name what both sides share?")
     await _reach(container.remove, v=True)
+
+
+async def _started(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
+    """The job's container. Cancelled while it starts, it is stopped when it has: the thread that starts it cannot be interrupted."""
+    starting = asyncio.create_task(_reach(_container, client, job, folder, section))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        container = await starting
+        await asyncio.to_thread(container.stop, timeout=STOP_S)
+        raise
 
 
 def _container(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
