@@ -195,6 +195,14 @@ class TrainerSection(_Section):
     ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
 
+    @model_validator(mode="after")
+    def _one_launcher(self) -> "TrainerSection":
+        if self.docker is not None and self.accelerate is not None:
+            raise ValueError("a job in a container (docker) cannot take an accelerate config yet; leave one of the two out")
+        if self.ray is not None and "docker" in self.model_fields_set and self.docker is not None:
+            raise ValueError("jobs go to one place: leave out ray or docker")
+        return self
+
 
 class RunConfig(_Section):
     """Everything a run depends on."""

@@ -85,3 +85,9 @@ def test_the_compose_system_says_where_its_parts_are(monkeypatch):
     section = TrainerSection().docker
     assert section is not None
     assert section.mounts == ["eto_runs:/runs", "eto_models:/models:ro"]
+
+
+@pytest.mark.parametrize("other", [{"ray": {}}, {"accelerate": "fsdp2.yaml"}])
+def test_a_job_has_one_launcher(other):
+    with pytest.raises(ValidationError, match="leave"):
+        TrainerSection.model_validate({"docker": {}, **other})
