@@ -31,12 +31,14 @@ failures: list[str] = []
 
 
 def check(holds: bool, said: str) -> None:
+    """Print a claim; a false one fails the soak."""
     print(("ok    " if holds else "FAILED ") + said, flush=True)
     if not holds:
         failures.append(said)
 
 
 def docker(*arguments: str, must: bool = True) -> str:
+    """The output of a docker command."""
     done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment())
     if must and done.returncode:
         sys.exit(f"docker {' '.join(arguments)}: {done.stderr}")
@@ -44,15 +46,18 @@ def docker(*arguments: str, must: bool = True) -> str:
 
 
 def environment() -> dict[str, str]:
+    """This process's, with ports of the soak's own and no other setting."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("ETO_")}
     return {**own, **{f"ETO_{name.upper()}_PORT": str(port) for name, port in PORTS.items()}, "ETO_UI_PORT": "18080"}
 
 
 def compose(*arguments: str) -> str:
+    """A compose command on the soak's own project."""
     return docker("compose", "--env-file", os.devnull, "-p", PROJECT, *arguments)
 
 
 def left() -> list[str]:
+    """What is there of the project: ids of containers, volumes, networks."""
     mine = ["--filter", f"label=com.docker.compose.project={PROJECT}", "-q"]
     return [x for kind in (["ps", "-a"], ["volume", "ls"], ["network", "ls"]) for x in docker(*kind, *mine).split()]
 
@@ -75,6 +80,7 @@ def post(client: Any, env: str, path: str, body: dict[str, Any]) -> dict[str, An
 
 
 def system() -> dict[str, Any]:
+    """Start the system, kill each environment, take all down."""
     import httpx
 
     started = time.monotonic()
@@ -96,15 +102,17 @@ def system() -> dict[str, Any]:
     return figures
 
 
-def job(folder: Path, epochs: float) -> dict[str, Any]:
+def job(folder: Path, number: int) -> dict[str, Any]:
+    """A small job; `number` tells it from others."""
     turns = [{"role": "user", "content": "Open the door."}, {"role": "assistant", "content": "Thought: It is shut.\nAction: open door"}]
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps({"id": str(n), "messages": turns}) + "\n" for n in range(64)))
     shape = {"vocab_size": 320, "hidden_size": 64, "layers": 2, "heads": 2}
-    return {"method": "init", "data": str(data), "output": str(folder / "checkpoint"), "init": shape, "seed": int(epochs)}
+    return {"method": "init", "data": str(data), "output": str(folder / "checkpoint"), "init": shape, "seed": number}
 
 
 def containers_of(work: dict[str, Any]) -> list[str]:
+    """The ids of a job's containers, running or not."""
     from orchestrator.launchers.docker import LABEL, job_label
 
     return docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={job_label(work)}").split()
@@ -133,6 +141,7 @@ def running(work: dict[str, Any]) -> str:
 
 
 def jobs() -> dict[str, Any]:
+    """Kill orchestrators and containers in mid-job, and cancel."""
     from orchestrator import versions
 
     figures: dict[str, Any] = {}
@@ -168,6 +177,7 @@ def jobs() -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["system", "jobs"])
     only = parser.parse_args().only
