@@ -57,7 +57,7 @@ def test_the_policy_is_found_under_one_name_whatever_the_device(system):
 def test_the_orchestrator_waits_for_healthy_services(system):
     needs = system["services"]["orchestrator"]["depends_on"]
     assert {need["condition"] for need in needs.values()} == {"service_healthy"}
-    assert set(needs) == {"env-sciworld", "policy-cpu", "policy-gpu"}
+    assert set(needs) == {"env-webshop", "env-sciworld", "env-alfworld", "policy-cpu", "policy-gpu"}
 
 
 def test_every_dockerfile_named_exists(system):

@@ -222,11 +222,44 @@ class RayJobsSection(_Section):
     python: str | None = Field(None, description="the trainer's interpreter on the nodes; null: at the place where it is here")
 
 
+class DockerSection(_Section):
+    """Training jobs as containers of the trainer's image (docs/containers.md)."""
+
+    engine: str | None = Field(None, description="unix://, tcp:// or ssh://user@host; null: DOCKER_HOST, or this machine's socket")
+    image: str = "eto/trainer:cpu"
+    gpus: int = Field(0, ge=-1, description="GPUs of a job; -1: all")
+    memory: str | None = Field(None, description="limit, such as 12g; null: none")
+    mounts: list[Annotated[str, Field(pattern=r"^[^:]+:/[^:]*(:r[ow])?$")]] = Field(
+        default_factory=list,
+        description="volumes or folders that hold the runs and models under the same paths as here, SOURCE:TARGET[:ro]; none: copied",
+    )
+
+
+def _docker_of_the_system() -> DockerSection | None:
+    """As compose.jobs.yml says it to the orchestrator's container."""
+    if os.environ.get("ETO_LAUNCHER") != "docker":
+        return None
+    mounts = [m for m in os.environ.get("ETO_TRAINER_SHARE", "").split(",") if m]
+    image = os.environ.get("ETO_TRAINER_IMAGE") or "eto/trainer:cpu"
+    return DockerSection(engine=os.environ.get("ETO_ENGINE") or None, image=image, mounts=mounts)
+
+
 class TrainerSection(_Section):
     """How training jobs are launched."""
 
+    docker: DockerSection | None = Field(
+        default_factory=_docker_of_the_system, description="as a container; null: on this machine, unless ETO_LAUNCHER says docker"
+    )
     ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
+
+    @model_validator(mode="after")
+    def _one_launcher(self) -> "TrainerSection":
+        if self.docker is not None and self.accelerate is not None:
+            raise ValueError("a job in a container (docker) cannot take an accelerate config yet; leave one of the two out")
+        if self.ray is not None and "docker" in self.model_fields_set and self.docker is not None:
+            raise ValueError("jobs go to one place: leave out ray or docker")
+        return self
 
 
 class RunConfig(_Section):
@@ -366,6 +399,10 @@ def _known(loc: list[Any]) -> list[str]:
         "collapse": CollapseSection,
         "trainer": TrainerSection,
     }
-    nested: dict[str, type[BaseModel]] = {"lora": LoraSection, "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection}
+    nested: dict[str, type[BaseModel]] = {
+        "lora": LoraSection,
+        "docker": DockerSection,
+        "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection,
+    }
     section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

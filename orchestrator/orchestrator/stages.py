@@ -14,7 +14,7 @@ from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
-from orchestrator.launchers import local, ray
+from orchestrator.launchers import docker, local, ray
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.policy_client import Sampling
 from orchestrator.progress import StageProgress
@@ -270,6 +270,8 @@ async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any
     job, trainer = {**job, "output": str(output), "seed": ctx.config.seed}, ctx.config.trainer
     if trainer.ray is not None:
         await ray.run_job(job, folder, ctx.progress.job, trainer.ray, trainer.accelerate)
+    elif trainer.docker is not None:
+        await docker.run_job(job, folder, ctx.progress.job, trainer.docker)
     else:
         await local.run_job(job, folder, ctx.progress.job, trainer.accelerate)
     checkpoint = versions.read_checkpoint(output)

@@ -1,0 +1,254 @@
+"""Training jobs as containers of a Docker engine, here or elsewhere. One outlives its orchestrator and is found again by its label.
+
+With mounts (a volume or a folder that both sides see under the same path) the job file's paths are used as they are. Without,
+the job's files are copied into a volume of the container's own, and the checkpoint is copied back.
+"""
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from urllib3.exceptions import HTTPError
+
+from orchestrator import versions
+from orchestrator.config import DockerSection
+from orchestrator.http import Unavailable
+from orchestrator.launchers import local
+from orchestrator.launchers.local import JobFailed
+
+LABEL = "eto.job"
+#: The image's folder for a job whose files travel (services/trainer/Dockerfile).
+INSIDE = PurePosixPath("/job")
+POLL_S = 1.0
+#: Seconds for which the engine may be away.
+PATIENCE_S = 600.0
+STOP_S = 20
+#: The trainer's exit code for a job that it refuses: to start it again would change nothing.
+REFUSED = 2
+#: The parts of a job that may name a file or folder; `model` may be a hub id as well.
+FILES = ("model", "data")
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def job_label(job: dict[str, Any]) -> str:
+    """What tells a job's container from others: the same job, the same container."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def packed(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The job as it reads inside the container, and the files and folders of this machine that it needs, by their name in /job."""
+    inside, needs = {**job, "output": str(INSIDE / "output")}, {}
+    for key in FILES:
+        path = Path(str(job.get(key)))
+        if path.exists():
+            name = key + (path.suffix if path.is_file() else "")
+            needs[name] = path
+            inside[key] = str(INSIDE / name)
+    return inside, needs
+
+
+def container_options(job: dict[str, Any], job_file: str, section: DockerSection) -> dict[str, Any]:
+    """The arguments of the SDK's `containers.create`."""
+    types = _sdk().types
+    mounts = []
+    for text in section.mounts:
+        source, target, *mode = text.split(":")
+        kind = "bind" if source.startswith("/") else "volume"
+        mounts.append(types.Mount(target, source, type=kind, read_only=mode == ["ro"]))
+    if not mounts:
+        mounts.append(types.Mount(str(INSIDE), None, type="volume"))
+    gpus = [types.DeviceRequest(count=section.gpus, capabilities=[["gpu"]])] if section.gpus else None
+    label = job_label(job)
+    return {
+        "image": section.image,
+        "command": [job_file],
+        "name": f"eto-{job['method']}-{label}",
+        "labels": {LABEL: label},
+        "mounts": mounts,
+        "device_requests": gpus,
+        "mem_limit": section.memory,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "network_mode": "none",
+        "init": True,
+        "tmpfs": {"/tmp": "exec,mode=1777", "/home/eto": "exec,uid=10001,gid=10001"},  # noqa: S108 - inside the container
+    }
+
+
+def exit_reason(state: dict[str, Any], error: str) -> str:
+    """Why a container ended, from its `State`."""
+    code = int(state.get("ExitCode", -1))
+    if state.get("OOMKilled"):
+        return "out of memory (raise trainer.docker.memory, or train with less at a time)"
+    if code == 137:
+        return "SIGKILL (killed by hand, or the machine was out of memory)"
+    return f"exit code {code}: {error or state.get('Error') or 'its log says why'}"
+
+
+def _sdk() -> Any:
+    import docker  # here, so that --help stays instant
+
+    return docker
+
+
+def _connect(section: DockerSection) -> Any:
+    sdk = _sdk()
+    environment = {**os.environ, **({"DOCKER_HOST": section.engine} if section.engine else {})}
+    try:
+        return sdk.from_env(environment=environment, use_ssh_client=True)
+    except sdk.errors.DockerException as error:
+        raise Unavailable(
+            f"no container engine at {section.engine or environment.get('DOCKER_HOST', 'its usual socket')}: {error}"
+        ) from error
+
+
+async def _reach(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """A blocking call of the SDK, again while the engine cannot be reached."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        try:
+            return await asyncio.to_thread(call, *arguments, **options)
+        except (OSError, HTTPError) as error:  # of requests and, while a log is read, of urllib3; refusals by the engine too
+            if isinstance(error, _sdk().errors.APIError):
+                raise
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"the container engine cannot be reached: {error}") from error
+        await asyncio.sleep(POLL_S)
+
+
+async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section: DockerSection) -> None:
+    """Run a job to its end, or go on with its container if there is one. Raises JobFailed, Unavailable; cancelling stops the container."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    here = {key: str(Path(job[key]).resolve()) for key in FILES if Path(str(job.get(key))).exists()}
+    job = {**job, **here}
+    (folder / "job.json").write_text(json.dumps(job, indent=1))
+    sdk = _sdk()
+    try:
+        client = await _reach(_connect, section)
+        container = await _started(client, job, folder, section)
+        error = await _follow(container, progress)
+        await _reach(container.reload)
+        log = await _reach(container.logs, stdout=False, stderr=True)
+        (folder / "trainer.log").write_bytes(log)
+        state = container.attrs["State"]
+        output = Path(job["output"])
+        if state["ExitCode"] == 0 and not section.mounts:
+            await _reach(_fetch, container, output)
+    except sdk.errors.APIError as refusal:
+        raise JobFailed(f"the engine refused the {job['method']} job: {refusal.explanation or refusal}") from refusal
+    if state["ExitCode"] != 0:
+        raise JobFailed(f"the {job['method']} job ended: {exit_reason(state, error)}\nLog: {folder / 'trainer.log'}. Run again to resume.")
+    if versions.read_checkpoint(output) is None:
+        raise JobFailed(f"the job ended well, but {output} is not to be seen here: do trainer.docker.mounts name what both sides share?")
+    await _reach(container.remove, v=True)
+
+
+async def _started(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
+    """The job's container. Cancelled while it starts, it is stopped when it has: the thread that starts it cannot be interrupted."""
+    starting = asyncio.create_task(_reach(_container, client, job, folder, section))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        container = await starting
+        await asyncio.to_thread(container.stop, timeout=STOP_S)
+        raise
+
+
+def _container(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
+    """The job's container, started: the one that there is, or a new one."""
+    image = client.images.get(section.image)
+    for found in client.containers.list(all=True, filters={"label": f"{LABEL}={job_label(job)}"}):
+        state = found.attrs["State"]
+        if state["Running"] or (state["Status"] == "exited" and state["ExitCode"] == 0):
+            return found
+        if state["Status"] == "exited" and state["ExitCode"] != REFUSED and found.image.id == image.id:
+            found.start()  # its volume holds what it had done
+            found.reload()
+            return found
+        found.remove(v=True, force=True)
+    if section.mounts:
+        container = client.containers.create(**container_options(job, str(folder / "job.json"), section))
+    else:
+        inside, needs = packed(job)
+        container = client.containers.create(**container_options(job, str(INSIDE / "job.json"), section))
+        _send(container, inside, needs)
+    container.start()
+    container.reload()
+    return container
+
+
+def _send(container: Any, inside: dict[str, Any], needs: dict[str, Path]) -> None:
+    def readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 10001  # the image's user
+        entry.mode |= 0o444 | (0o111 if entry.isdir() else 0)
+        return entry
+
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
+            for name, path in needs.items():
+                tar.add(path, name, filter=readable)
+            text = json.dumps(inside).encode()
+            entry = tarfile.TarInfo("job.json")
+            entry.size = len(text)
+            tar.addfile(readable(entry), io.BytesIO(text))
+        file.seek(0)
+        container.put_archive(str(INSIDE), file)
+
+
+def _fetch(container: Any, output: Path) -> None:
+    """Copy the checkpoint here; it appears under its name when it is whole."""
+    if versions.read_checkpoint(output) is not None:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    chunks, _ = container.get_archive(str(INSIDE / "output"))
+    with tempfile.TemporaryDirectory(dir=output.parent) as partial, tempfile.TemporaryFile() as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as tar:
+            tar.extractall(partial, filter="data")
+        if output.exists():
+            shutil.rmtree(output)
+        (Path(partial) / "output").rename(output)
+
+
+async def _follow(container: Any, progress: Progress) -> str:
+    """Pass on progress lines until the container has ended; returns its last error line. A cut connection is taken up again."""
+    loop = asyncio.get_running_loop()
+    passed, error = 0, ""
+
+    def read() -> None:
+        nonlocal passed, error
+        rest, number = b"", 0
+        for chunk in container.logs(stdout=True, stderr=False, stream=True, follow=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                number += 1
+                if number > passed:
+                    passed = number
+                    event = local.progress_event(line)
+                    if event:
+                        error = str(event.get("message", "")) if event.get("event") == "error" else error
+                        loop.call_soon_threadsafe(progress, event)
+
+    try:
+        while True:
+            await _reach(read)
+            await _reach(container.reload)
+            if not container.attrs["State"]["Running"]:
+                return error
+            await asyncio.sleep(POLL_S)
+    except asyncio.CancelledError:
+        container.stop(timeout=STOP_S)
+        raise
