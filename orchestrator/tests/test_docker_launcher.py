@@ -81,7 +81,7 @@ def test_the_compose_system_says_where_its_parts_are(monkeypatch):
     assert EnvSection(name="webshop").url == "http://env-webshop:8001"
     assert EnvSection(name="sciworld").url is None
     assert EnvSection(name="webshop", url="http://elsewhere:1").url == "http://elsewhere:1"
-    assert PolicySection().url == "http://policy:8000"
+    assert PolicySection().url == ["http://policy:8000"]
     section = TrainerSection().docker
     assert section is not None
     assert section.mounts == ["eto_runs:/runs", "eto_models:/models:ro"]
