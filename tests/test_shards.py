@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from orchestrator.config import ConfigError, EnvSection, RaySection, RolloutSection, load_config
+from orchestrator.config import ConfigError, EnvSection, RaySection, RolloutSection
+from orchestrator.config_file import load_config
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy

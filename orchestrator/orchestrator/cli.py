@@ -71,7 +71,8 @@ def run(
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
     from orchestrator import pipeline
-    from orchestrator.config import ConfigError, load_config
+    from orchestrator.config import ConfigError
+    from orchestrator.config_file import load_config
     from orchestrator.progress import Display
     from orchestrator.run_store import open_run
 

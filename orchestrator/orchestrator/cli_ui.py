@@ -26,7 +26,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, grade, found, advice}.")] = False,
 ) -> None:
     """Look at what this machine has for a run. The exit code is 1 if something is in the way."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.doctor import examine
 
     findings = examine(load_config(config) if config is not None else None, runs)

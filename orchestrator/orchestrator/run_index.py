@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
-from orchestrator.config import ConfigError, RunConfig, load_config
+from orchestrator.config import ConfigError, RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.report.load import kind_of, mapping, number, place, read_json
 from orchestrator.run_store import RunStore
 

@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from orchestrator.config import ConfigError, EnvSection, PolicySection, RunConfig, load_config
+from orchestrator.config import ConfigError, EnvSection, PolicySection, RunConfig
+from orchestrator.config_file import load_config
 
 GOOD = """name: one
 train_tasks: {split: eto-train, per_type: 2}

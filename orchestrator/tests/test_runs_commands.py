@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from orchestrator.cli import app
-from orchestrator.config import ConfigError, load_config
+from orchestrator.config import ConfigError
+from orchestrator.config_file import load_config
 from orchestrator.config_template import environments, template, write_template
 from orchestrator.doctor import available_bytes
 from orchestrator.report import build_report
