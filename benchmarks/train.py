@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "benchmarks" / "out" / "train.json"
 MODEL = Path.home() / ".cache" / "eto" / "models" / "smollm2-135m-instruct"
-DATA = Path(os.environ.get("ETO_DATA", ROOT.parent / "shared" / "data")) / "experts"
+DATA = Path(os.environ.get("ETO_DATA") or Path.home() / ".cache" / "eto" / "data") / "experts"
 ENVS = ("webshop", "alfworld", "sciworld")
 ROLES = {"human": "user", "gpt": "assistant"}
 TARGETS = {"sft_vs_trl": 2.0, "dpo_vs_trl": 1.8, "sft_vs_reference": 6.0, "dpo_vs_reference": 5.0}
