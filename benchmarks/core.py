@@ -6,7 +6,7 @@
 All in one run, CPU time being user + system of the service with its workers and JVMs, without the client:
 - http_overhead_cpu_ms: a step of the counter (an engine that costs nothing) over HTTP, against the same engine called in this process.
 - steps_per_cpu_s_vs_library_server: 4 ScienceWorld sessions play the same gold paths through the service and through a plain server with
-  one ScienceWorldEnv per session (benchmarks/library_server.py), in turns after a warm-up; loads and resets are not counted.
+  one ScienceWorldEnv per session (benchmarks/library_server.py), in turns, all 48 paths once uncounted and once counted, without loads.
 - steps_per_s: ScienceWorld steps a second of wall time with 1, 4, 16 and 64 sessions stepping at once on at most 8 engines, all of which
   are warm; with more sessions than engines, the replays are in it.
 - restore_ms: two sessions of 15 steps take turns on one engine, so that each step first replays the session's past; milliseconds of
@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,10 @@ GOLD: dict[str, list[str]] = json.loads((ROOT / "services" / "env-sciworld" / "t
 COUNTER = {"PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))}
 QUIET = ("--log-level", "warning")
 TASKS = ("task-1-boil:0", "task-3-find-living-thing:0", "task-10-use-thermometer:2", "task-4-grow-plant:0")
-STEPS = 24  # task-4-grow-plant:0 is over at the 29th step of its gold path
-#: The JVMs compile what they run at first, at the same cost in both arms, which would hide the difference.
-WARM_UP, ROUNDS = 12, 3
+STEPS = 24  # of a gold path, and at most three quarters of it: no episode is over before its last one
+#: All gold paths, four at a time: two variations of each of the 24 task types. The library's step costs what its enumeration of actions
+#: does, which differs by a factor of several between task types, so a few types would say little.
+ALL_TASKS = [tuple(GOLD)[start : start + 4] for start in range(0, len(GOLD), 4)]
 COUNTER_STEPS = 3000
 SESSIONS = (1, 4, 16, 64)
 RESTORED_STEPS, RESTORES = 15, 10
@@ -101,9 +102,9 @@ def used_cpu_s(server: RunningService) -> float:
     return cpu_s(tree(server.process.pid))
 
 
-async def play_together(client: httpx.AsyncClient, sessions: list[str], clock: Callable[[], float]) -> float:
+async def play_together(client: httpx.AsyncClient, sessions: list[str], chosen: Sequence[str], clock: Callable[[], float]) -> float:
     """Play each session's task side by side; return what the steps alone took by the clock (all sessions are reset first)."""
-    tasks = [TASKS[number % len(TASKS)] for number in range(len(sessions))]
+    tasks = [chosen[number % len(chosen)] for number in range(len(sessions))]
 
     async def reset(number: int) -> None:
         body = {"task_id": tasks[number], "max_steps": 1000} | ({"session_id": sessions[number]} if sessions[number] else {})
@@ -125,9 +126,9 @@ def path(task_id: str) -> list[str]:
     return GOLD[task_id][: min(STEPS, len(GOLD[task_id]) * 3 // 4)]
 
 
-def steps_of(sessions: int) -> int:
+def steps_of(sessions: int, chosen: Sequence[str] = TASKS) -> int:
     """Return how many steps a round of so many sessions has."""
-    return sum(len(path(TASKS[number % len(TASKS)])) for number in range(sessions))
+    return sum(len(path(chosen[number % len(chosen)])) for number in range(sessions))
 
 
 async def against_library() -> tuple[float, float]:
@@ -137,11 +138,13 @@ async def against_library() -> tuple[float, float]:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(httpx.AsyncClient(base_url=s.url, timeout=600)) for s in (service, library)]
             sessions = [[""] * 4, [""] * 4]
-            for number in range(WARM_UP + ROUNDS):
-                for arm, server in enumerate((service, library)):
-                    used = await play_together(clients[arm], sessions[arm], functools.partial(used_cpu_s, server))
-                    spent[arm] += used if number >= WARM_UP else 0.0
-    return ROUNDS * steps_of(4) / spent[0], ROUNDS * steps_of(4) / spent[1]
+            for counted in (False, True):  # the first time the JVMs compile what they run, at the same cost in both arms
+                for tasks in ALL_TASKS:
+                    for arm, server in enumerate((service, library)):
+                        used = await play_together(clients[arm], sessions[arm], tasks, functools.partial(used_cpu_s, server))
+                        spent[arm] += used if counted else 0.0
+    steps = sum(steps_of(4, tasks) for tasks in ALL_TASKS)
+    return steps / spent[0], steps / spent[1]
 
 
 async def steps_per_s() -> dict[int, float]:
@@ -151,7 +154,7 @@ async def steps_per_s() -> dict[int, float]:
         async with httpx.AsyncClient(base_url=service.url, timeout=900, limits=httpx.Limits(max_connections=None)) as client:
             for number in (16, *SESSIONS):  # the first 16 start all engines and warm them up; their rate is not kept
                 sessions = [""] * number
-                rates[number] = steps_of(number) / await play_together(client, sessions, time.monotonic)
+                rates[number] = steps_of(number) / await play_together(client, sessions, TASKS, time.monotonic)
                 for session_id in sessions:
                     await client.delete(f"/sessions/{session_id}")
     return rates
@@ -200,6 +203,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description="The environment core's own cost.")
     parser.add_argument("--launches", type=int, default=3, help="how often all is measured with new processes (default 3)")
+    sciworld_steps = sum(steps_of(4, tasks) for tasks in ALL_TASKS)
     launches = []
     for number in range(parser.parse_args().launches):
         launches.append(launch())
@@ -214,7 +218,12 @@ def main() -> None:
         "intervals": intervals,
         "intervals_are": "lowest and highest launch",
         "n": len(launches),
-        "steps": {"counter": COUNTER_STEPS, "sciworld_and_library": ROUNDS * steps_of(4), "restored": RESTORED_STEPS, "restores": RESTORES},
+        "steps": {
+            "counter": COUNTER_STEPS,
+            "sciworld_and_library": sciworld_steps,
+            "restored": RESTORED_STEPS,
+            "restores": RESTORES,
+        },
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "load_average": os.getloadavg()},
         "at": time.strftime("%FT%TZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("scienceworld", "fastapi", "uvicorn", "orjson")}},
