@@ -51,7 +51,7 @@ class Run:
             "evaluate": [{"split": "eto-unseen", "types": TYPES, "per_type": 3}],
             "rollout": {"concurrency": 4, "max_tokens": 24, "example": False, "patience_s": 60},
             "sft": {**training, "epochs": 30, "learning_rate": 2e-3},
-            "collapse": {"tasks": 2, "invalid_rise": 1.0},  # so small a model may well collapse; tests/test_methods.py makes one stop
+            "collapse": {"tasks": 2, "invalid_rise": 1.0},  # so small a model may well collapse; benchmarks/soak/methods.py makes one stop
             "dpo": {**training, "epochs": 1, "learning_rate": 1e-4},
         }
         self.config = folder / "loop.yaml"

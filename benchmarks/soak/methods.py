@@ -1,7 +1,13 @@
+#!.venv/bin/python
 """The other methods end to end with real parts, and a run that stops because its training was made to break the policy.
 
+    make soak ONLY=methods, or benchmarks/soak/methods.py
+
 The first run makes the model and clones the experts; the others start from that checkpoint, on services that it left running.
+It is a pytest module that takes some minutes, and prints what pytest prints.
 """
+
+# ruff: noqa: D103 - tests are named as sentences
 
 import json
 import subprocess
@@ -13,11 +19,10 @@ from typing import Any
 import pytest
 import yaml
 from orchestrator.records import Pair
-from tiny_run import Run
 
 from orchestrator import jsonl, process
 
-pytestmark = pytest.mark.slow
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 #: Several samples of a warm policy: some differ in reward, so that there are pairs.
 SAMPLES = {"samples": 4, "temperature": 1.0}
 
@@ -27,6 +32,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        from tiny_run import Run
+
         self.settings: dict[str, Any] = yaml.safe_load(Run(folder).config.read_text())
 
     def run(self, name: str, **settings: Any) -> tuple[Path, str]:
@@ -105,3 +112,7 @@ def test_a_collapse_that_the_trainer_sees_ends_the_run_with_its_sentence(place: 
     model = str(step / "sft" / "checkpoint")
     with pytest.raises(AssertionError, match="the policy collapsed: at step"):
         place.run("seen", method="self-play", model=model, explore=SAMPLES, dpo={"learning_rate": 0.05, "epochs": 5})
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["-q", __file__]))
