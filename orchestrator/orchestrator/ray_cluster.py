@@ -11,6 +11,8 @@ from orchestrator.http import Unavailable
 
 #: Ray would report how it is used.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+#: Seconds for the cluster's port to open.
+KNOCK_S = 20.0
 
 
 def load(module: str = "ray") -> Any:
@@ -33,12 +35,20 @@ async def connect(address: str) -> Any:
     ray = load()
     if ray.is_initialized():
         return ray
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit():  # Ray itself looks for a cluster that is not there for many minutes
+            async with asyncio.timeout(KNOCK_S):
+                (await asyncio.open_connection(host, int(port)))[1].close()
         # in a thread: in the main one Ray would take the handler of SIGTERM from us
         await asyncio.to_thread(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError and a TimeoutError are OSErrors
         raise Unavailable(
-            f"no Ray cluster answers at {address} ({str(error).strip().splitlines()[0]}). This machine must be a node of it: "
+            f"no Ray cluster answers at {address} ({_first_line(error)}). This machine must be a node of it: "
             "`ray start --address HEAD:6379 --num-cpus 0` makes it one without giving it work."
         ) from error
     return ray
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
