@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: Below the core's own limit for an expert (120 s), so that a search that is given up costs no engine. Real games took 40 s at most.
+#: Below the core's own limit for an expert (120 s), so that a search that is given up costs no engine.
+#: Of 80 real games tried, 2 were not solved in it.
 TIMEOUT_S = 100.0
 
 
