@@ -98,3 +98,33 @@ def test_a_webshop_trajectory_that_was_recorded_with_another_price_limit_comes_b
     for episode in back:
         assert [m.content for m in episode.messages[:-2]] == [m.content for m in here[episode.task_id].messages[:-2]]
         assert "7770" not in str(episode.messages)
+
+
+def test_alfworld_trajectories_of_bare_actions_or_of_several_candidate_games_come_back(alfworld: str, tmp_path: Path) -> None:
+    asyncio.run(eto.experts("alfworld", alfworld, TaskSet(split="train", per_type=1), tmp_path / "e.jsonl", 0))
+    here = {e.task_id: e for e in jsonl.read(tmp_path / "e.jsonl", Episode)}
+    commands.export(tmp_path / "e.jsonl", "eto-sft", tmp_path / "sft.json")
+    rows = json.loads((tmp_path / "sft.json").read_text())
+    other = {row["id"]: rows[n - 1]["id"] for n, row in enumerate(rows)}
+    bare, searched = json.loads(json.dumps(rows)), json.loads(json.dumps(rows))
+    for row in bare:  # as alfworld's own files have it: the game from its welcome on, no thoughts, no instruction
+        row["game_file"] = f"json_2.1.1/{row.pop('id')}/game.tw-pddl"
+        del row["conversations"][:2]
+        row["conversations"][0]["value"] = "-= Welcome to TextWorld, ALFRED! =-\n\n" + row["conversations"][0]["value"]
+        for turn in row["conversations"][1::2]:
+            turn["value"] = turn["value"].split("Action: ")[1]
+    for row in searched:  # as AgentTraj's, whose game is one of several
+        row["game_candidates"] = [task.removeprefix("train/") for task in (other[row["id"]], row["id"])]
+        row["id"] = "alfworld_0"
+    for name, given in (("bare", bare), ("searched", searched)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(given))
+        back, report = imported(alfworld, tmp_path / f"{name}.json", Rules(observations="exact"), env="alfworld")
+        assert (report["kept"], report["dropped"]) == (len(rows), {}), report["examples"]
+        assert report["observations_compared"] == report["observations_equal_by_letter"] > 0
+        for episode in back:
+            assert [s.action for s in episode.steps] == [s.action for s in here[episode.task_id].steps]
+            assert episode.success
+    for row in searched:
+        row["game_candidates"] = row["game_candidates"][:1]
+    (tmp_path / "wrong.json").write_text(json.dumps(searched))
+    assert imported(alfworld, tmp_path / "wrong.json", env="alfworld")[1]["dropped"] == {"the opening differs": len(rows)}

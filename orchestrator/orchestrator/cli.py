@@ -294,9 +294,10 @@ def main() -> None:
         sys.stderr.write("stopped. Run the same command again to go on.\n")
         sys.exit(130)
     except Exception as error:  # re-raised below unless it is one of ours
-        from orchestrator.faults import is_ours, is_usage
+        from orchestrator.faults import first, is_ours, is_usage
 
-        if not is_ours(error):
+        fault = first(error)
+        if not is_ours(fault):
             raise
-        sys.stderr.write(f"eto: {error}\n")
-        sys.exit(2 if is_usage(error) else 1)
+        sys.stderr.write(f"eto: {fault}\n")
+        sys.exit(2 if is_usage(fault) else 1)

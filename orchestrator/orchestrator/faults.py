@@ -28,6 +28,13 @@ OURS = (
 )
 
 
+def first(error: BaseException) -> BaseException:
+    """The first error of a group of tasks: the others mostly say the same."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def is_ours(error: BaseException) -> bool:
     """Whether the message says all a person needs."""
     return isinstance(error, OURS) or (isinstance(error, OSError) and error.filename is not None)

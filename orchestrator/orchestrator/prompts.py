@@ -49,14 +49,15 @@ class Prompt(BaseModel):
         return [
             Message(role="user", content=self.instruction.strip()),
             Message(role="assistant", content=self.acknowledgement.strip()),
-            Message(role="user", content=self._rewritten(task)),
+            Message(role="user", content=self.rewritten(task)),
         ]
 
     def observation(self, text: str) -> Message:
         """An environment's answer as the agent sees it."""
-        return Message(role="user", content=self.observation_prefix + self._rewritten(text))
+        return Message(role="user", content=self.observation_prefix + self.rewritten(text))
 
-    def _rewritten(self, text: str) -> str:
+    def rewritten(self, text: str) -> str:
+        """What the environment shows, in the form that the agent is to see; no change where it has that form."""
         for pattern, instead in self.rewrites:
             text = re.sub(pattern, instead, text)
         return text

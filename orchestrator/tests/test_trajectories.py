@@ -13,7 +13,7 @@ from orchestrator.records import Message, Pair
 from orchestrator.trajectories import commands, formats
 from orchestrator.trajectories.formats import Trajectory
 from orchestrator.trajectories.replay import same_words, split_answer
-from orchestrator.trajectories.tasks import AGENTTRAJ_SCIWORLD, WORDINGS, task_of
+from orchestrator.trajectories.tasks import AGENTTRAJ_SCIWORLD, WORDINGS, task_of, tasks_of
 
 from orchestrator import jsonl
 
@@ -141,3 +141,13 @@ def test_agenttrajs_numbers_are_tasks() -> None:
     assert named("task-1-boil:3") == "task-1-boil:3"
     assert named("webshop_3") is None
     assert task_of("webshop", Trajectory("webshop_3", [], None, {})) == "synthetic:3"
+
+
+def test_a_record_may_belong_to_one_of_several_games_or_to_none() -> None:
+    def games(**fields: Any) -> list[str]:
+        return tasks_of("alfworld", Trajectory("alfworld_agenttraj_0", [], None, fields))
+
+    assert games(game_candidates=["a/trial_1", "a/trial_2"]) == ["train/a/trial_1", "train/a/trial_2"]
+    assert games(game_candidates=[]) == []
+    assert games(game_file="json_2.1.1/train/a/trial_1/game.tw-pddl") == ["train/a/trial_1"]
+    assert tasks_of("sciworld", Trajectory("task-1-boil:3", [], None, {"game_candidates": ["a/trial_1"]})) == ["task-1-boil:3"]

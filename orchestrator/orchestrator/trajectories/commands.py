@@ -26,6 +26,8 @@ from orchestrator.trajectories.replay import Rules, Verdict, replay
 PATIENCE_S = 30.0
 #: Reasons are listed in the report with so many examples each.
 EXAMPLES = 5
+#: More would only wait for engines, some beyond their patience.
+REPLAYS_AT_A_TIME = 8
 
 
 async def import_trajectories(
@@ -46,7 +48,7 @@ async def import_trajectories(
                     progress.advance()
 
             async with asyncio.TaskGroup() as group:
-                for _ in range(max(1, (await env.sessions())["max_sessions"] - 1)):
+                for _ in range(max(1, min(REPLAYS_AT_A_TIME, (await env.sessions())["max_sessions"] - 1))):
                     group.create_task(worker())
             found = [verdicts[number] for number in sorted(verdicts)]
             episodes = _numbered(found)

@@ -15,7 +15,7 @@ from orchestrator.http import Refused
 from orchestrator.prompts import Prompt
 from orchestrator.records import Episode, Message, Step, TerminateReason
 from orchestrator.trajectories.formats import Trajectory
-from orchestrator.trajectories.tasks import WORDINGS, Wording, task_of
+from orchestrator.trajectories.tasks import WORDINGS, Wording, tasks_of
 
 _ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]+)")
 _THOUGHT = re.compile(r"Thought:\s*(.*?)\s*(?=Action:|$)", re.S)
@@ -69,10 +69,25 @@ def strip_prefix(text: str) -> str:
 
 
 async def replay(trajectory: Trajectory, env: EnvClient, prompt: Prompt, rules: Rules, split: str | None, number: int) -> Verdict:
-    """Play a trajectory's actions. Raises Unavailable if the service is gone; everything else is a verdict."""
-    task = task_of(env.name, trajectory)
-    if task is None:
-        return Verdict(trajectory.source, None, None, "no task named", "the record names no task: add a task_id")
+    """Play a trajectory's actions. Raises Unavailable if the service is gone; everything else is a verdict.
+
+    Of several tasks that it may belong to, it belongs to the first that answers as recorded; if none does, the verdict is that of the task
+    that went furthest.
+    """
+    tasks = tasks_of(env.name, trajectory)
+    if not tasks:
+        return Verdict(trajectory.source, None, None, "no task named", "the record names no task, or an empty list of games: add a task_id")
+    found: list[Verdict] = []
+    for task in tasks:
+        found.append(await _replay(trajectory, task, env, prompt, rules, split, number))
+        if found[-1].episode is not None:
+            return found[-1]
+    return max(found, key=lambda verdict: verdict.observations)
+
+
+async def _replay(
+    trajectory: Trajectory, task: str, env: EnvClient, prompt: Prompt, rules: Rules, split: str | None, number: int
+) -> Verdict:
     wording = WORDINGS.get(env.name, Wording())
     turns = [wording.today(m) for m in trajectory.messages]
     first = next((i for i, m in enumerate(turns) if m.role == "assistant" and split_answer(m.content)[1] and _is_turn(turns, i)), None)
@@ -93,8 +108,13 @@ async def replay(trajectory: Trajectory, env: EnvClient, prompt: Prompt, rules: 
 
 
 def _is_turn(turns: list[Message], index: int) -> bool:
-    """Whether an assistant message is a turn rather than the acknowledgement of the instruction."""
-    return "Action:" in turns[index].content or index > 1
+    """Whether an assistant message is a turn rather than the acknowledgement of the instruction.
+
+    Records of bare actions may begin with the task itself.
+    """
+    if index > 1 or "Action:" in turns[index].content:
+        return True
+    return not turns[index].content.startswith("OK") and not any("Action:" in m.content for m in turns)
 
 
 async def _play(
@@ -112,7 +132,7 @@ async def _play(
 ) -> Verdict:
     opening = reply.observation.text
     exact = seen = 0
-    difference = _difference(strip_prefix(turns[first - 1].content), opening, rules, "the opening")
+    difference = _difference(_as_seen(turns[first - 1], prompt), prompt.rewritten(opening), rules, "the opening")
     messages, steps = prompt.opening(opening), list[Step]()
     for i in range(first, len(turns), 2):
         if difference or reply.done:
@@ -127,8 +147,9 @@ async def _play(
         messages += [Message(role="assistant", content=said), prompt.observation(text)]
         if i + 1 < len(turns):
             seen += 1
-            exact += strip_prefix(turns[i + 1].content) == text.strip()
-            difference = _difference(strip_prefix(turns[i + 1].content), text, rules, f"turn {len(steps) - 1} ({action})")
+            recorded, here = _as_seen(turns[i + 1], prompt), prompt.rewritten(text)
+            exact += recorded == here.strip()
+            difference = _difference(recorded, here, rules, f"turn {len(steps) - 1} ({action})")
     found = Verdict(trajectory.source, task, None, None, observations=seen, exact=exact)
     reward = reply.metadata.score
     if difference:
@@ -154,6 +175,11 @@ async def _play(
         code_version=places.code_version(),
     )
     return Verdict(trajectory.source, task, episode, None, observations=seen, exact=exact)
+
+
+def _as_seen(turn: Message, prompt: Prompt) -> str:
+    """What a record's world said, in the form that an agent here sees."""
+    return prompt.rewritten(strip_prefix(turn.content)).strip()
 
 
 def _difference(recorded: str, here: str, rules: Rules, where: str) -> str:

@@ -89,6 +89,18 @@ def task_of(env: str, trajectory: Trajectory) -> str | None:
     return trajectory.source if ":" in trajectory.source else None
 
 
+def tasks_of(env: str, trajectory: Trajectory) -> list[str]:
+    """The tasks that a record may belong to, likeliest first: mostly one.
+
+    AgentTraj does not name its ALFWorld games. Who searched for them lists those that fit as `game_candidates` (TASK/TRIAL, train games).
+    """
+    named = trajectory.fields.get("game_candidates")
+    if env == "alfworld" and isinstance(named, list):
+        return [f"train/{name}" for name in named]
+    task = task_of(env, trajectory)
+    return [] if task is None else [task]
+
+
 def _nth_sciworld(number: int) -> str | None:
     for name, variations in AGENTTRAJ_SCIWORLD:
         if number < variations:
