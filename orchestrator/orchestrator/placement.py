@@ -95,11 +95,11 @@ class PolicyPlacement:
             self.note(failure)
 
     async def _start(self, model: str) -> None:
-        service = services.policy_service(self._section, model)
-        running = process.find("policy")
-        if running is not None and running.alive() and running.notes.get("loaded") == model:
-            service = replace(service, command=running.command)  # started on another version and swapped since
-        await services.ensure(service, self._owner, {"loaded": model, "settings": self._settings()})
+        notes = {"loaded": model, "settings": self._settings()}
+        # it may have been started on another version, and swapped since
+        await services.ensure(
+            services.policy_service(self._section, model), self._owner, notes, same=lambda running: running.notes.get("loaded") == model
+        )
 
     async def _restart_if_dead(self) -> None:
         async with self._recovering:

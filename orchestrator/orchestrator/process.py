@@ -26,6 +26,10 @@ class ServiceError(RuntimeError):
     """A local service could not be started or did not become ready; the message ends with its last words."""
 
 
+class ServiceEnded(ServiceError):
+    """Its process ended before it was ready."""
+
+
 @dataclass(frozen=True)
 class Service:
     """A process to run and how to tell that it is ready. `ready` answers without raising.
@@ -133,12 +137,12 @@ def start(service: Service, owner: str | None = None, notes: dict[str, Any] | No
 
 
 async def wait_ready(service: Service, running: Running) -> None:
-    """Poll until ready. Raises ServiceError when the process ends or the time is over."""
+    """Poll until ready. Raises ServiceEnded when the process ends, ServiceError when the time is over."""
     deadline = time.monotonic() + service.start_timeout_s
     while not await service.ready():
         _reap(running.pid)
         if not running.alive():
-            raise ServiceError(f"{service.name} ended while starting. Its last words ({running.log}):\n{running.last_words()}")
+            raise ServiceEnded(f"{service.name} ended while starting. Its last words ({running.log}):\n{running.last_words()}")
         if time.monotonic() > deadline:
             stop(running)
             raise ServiceError(

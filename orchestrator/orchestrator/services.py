@@ -4,6 +4,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -94,19 +95,27 @@ def catalogue() -> dict[str, Callable[[], Service]]:
     }
 
 
-async def ensure(service: Service, owner: str | None = None, notes: dict[str, Any] | None = None) -> Running:
-    """The service, running and ready. One that runs already is adopted, unless a run of other settings left it behind."""
+async def ensure(
+    service: Service, owner: str | None = None, notes: dict[str, Any] | None = None, same: Callable[[Running], bool] = lambda running: False
+) -> Running:
+    """The service, running and ready. One that runs already is adopted, unless a run of other settings left it behind.
+
+    `same`: whether a running one is what is wanted although it was started by another command.
+    """
     running = process.find(service.name)
     if running is not None and running.alive():
-        if running.command == service.command or (running.owner is None and running.url == service.url):
-            await process.wait_ready(service, running)
-            return running
-        if running.owner is None:
+        if running.command == service.command or (running.owner is None and running.url == service.url) or same(running):
+            # a killed process closes its connections, at which others notice, before it is gone: then it is replaced
+            with suppress(process.ServiceEnded):
+                await process.wait_ready(service, running)
+                return running
+        elif running.owner is None:
             raise process.ServiceError(
                 f"{service.name} was asked for at {service.url}, but runs here at {running.url}, started by hand. "
                 f"Stop it (`eto services down {service.name}`), or give that URL or port in the config."
             )
-        process.stop(running)
+        else:
+            process.stop(running)
     elif await service.ready():
         raise process.ServiceError(
             f"{service.name}: something that was not started here answers at {service.url}. Stop it, or give its URL in the config."
