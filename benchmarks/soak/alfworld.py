@@ -101,7 +101,7 @@ def planner(source: Source) -> dict[str, Any]:
     store = Store(source.store)
     for file in games:
         game = made_ready(store, source.root, file, games_kept=1)
-        find_actions(store, source.root, file, game, "planner", plan_timeout_s=1800)
+        find_actions(store, source.root, file, game, "planner")
     return _replayed("planner", [(game, None) for game in games])
 
 
