@@ -75,6 +75,24 @@ def test_a_finished_run_started_again_does_nothing_and_reports(run: Run) -> None
     assert (run.folder / "report.html").stat().st_mtime > 0
 
 
+def test_another_run_goes_on_from_its_pairs_with_dpo_settings_of_its_own(run: Run) -> None:
+    training = {"batch_size": 4, "micro_batch_size": 4, "max_length": 1024, "precision": "fp32"}
+    arm = Run(run.config.parent, "arm", dpo={**training, "epochs": 1, "learning_rate": 1e-3})
+    eto = arm.start("--from", "loop:pairs-1")
+    assert eto.wait(300) == 0, arm.log.read_text()
+    arm.check_complete()
+    records = {stage: json.loads(text) for stage, text in arm.done().items()}
+    taken = {stage for stage, record in records.items() if record.get("taken_from")}
+    assert taken == {"experts", "init", "evaluate-base", "sft", "evaluate-sft", "explore-1", "pairs-1"}
+    assert all(records[stage]["outputs"] == json.loads(run.done()[stage])["outputs"] for stage in taken)
+    versions = {r.folder.name: json.loads(r.done()["dpo-1"])["summary"]["version"] for r in (run, arm)}
+    assert versions["arm"] != versions["loop"]
+    assert {e.model.version for e in arm.episodes("evaluate-eto-1")} == {versions["arm"]}
+    report = json.loads((arm.folder / "report.json").read_text())
+    assert report["run"]["begun_from"] == "loop:pairs-1"
+    assert process.find_all() == []
+
+
 def test_a_changed_file_of_a_finished_stage_is_noticed(run: Run) -> None:
     file = run.folder / "stages" / "pairs-1" / "pairs.jsonl"
     text = file.read_text()

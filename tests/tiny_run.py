@@ -40,10 +40,10 @@ def free_port() -> int:
 class Run:
     """`eto run` as a person starts it, on a configuration of the smallest sizes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "loop", **settings: object) -> None:
         training = {"batch_size": 4, "micro_batch_size": 4, "max_length": 1024, "precision": "fp32"}
         config = {
-            "name": "loop",
+            "name": name,
             "model": {"vocab_size": 512, "hidden_size": 64, "layers": 2, "heads": 2},
             "env": {"port": free_port(), "max_engines": 4},
             "policy": {"port": free_port(), "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.25},
@@ -53,14 +53,15 @@ class Run:
             "sft": {**training, "epochs": 30, "learning_rate": 2e-3},
             "collapse": {"tasks": 2, "invalid_rise": 1.0},  # so small a model may well collapse; benchmarks/soak/methods.py makes one stop
             "dpo": {**training, "epochs": 1, "learning_rate": 1e-4},
+            **settings,
         }
-        self.config = folder / "loop.yaml"
+        self.config = folder / f"{name}.yaml"
         self.config.write_text(yaml.safe_dump(config))
-        self.folder = folder / "runs" / "loop"
-        self.log = folder / "eto.log"
+        self.folder = folder / "runs" / name
+        self.log = folder / f"{name}.log"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("eto")), "run", str(self.config), "--runs", str(self.folder.parent)]
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).with_name("eto")), "run", str(self.config), "--runs", str(self.folder.parent), *options]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 

@@ -65,12 +65,16 @@ def run(
     config: Config,
     runs: RunsDir = Path("runs"),
     settings: Set = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN:STAGE", help="Go on from a finished stage of another run (docs/ui.md)."),
+    ] = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list of {name, kind, needs}.")] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
-    from orchestrator import pipeline
+    from orchestrator import pipeline, take_over
     from orchestrator.config import ConfigError
     from orchestrator.config_file import load_config
     from orchestrator.progress import Display
@@ -87,8 +91,15 @@ def run(
             typer.echo(f"{stage.name:<18} {stage.kind:<9} needs {', '.join(stage.needs) or 'nothing'}")
         return
     display = Display()
+    taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     store = open_run(runs, loaded)
     with store.locked():
+        if taken is not None:
+            take_over.carry_out(taken, store)
+            display.note(taken.told())
+            for note in taken.notes():
+                display.note(f"note: {note}")
+        take_over.check_whole(store)
         _run(pipeline.run(loaded, store, display, keep_services))
         _report(store.path, display.console)
 

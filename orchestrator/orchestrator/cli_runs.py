@@ -50,9 +50,9 @@ def show(
     from orchestrator.progress import terminal
     from orchestrator.report import build_report, render_table
     from orchestrator.report.html import DASH, duration, plain
-    from orchestrator.run_index import read_run
+    from orchestrator.run_index import read_run, run_folder
 
-    folder = _folder(runs, run)
+    folder = run_folder(runs, run)
     info, report = read_run(folder), build_report(folder)
     if as_json:
         data = report.model_dump(mode="json", include={"policies", "differences", "pairs", "totals"})
@@ -81,9 +81,10 @@ def compare(
     from orchestrator.report.html import interval, p_value, score, signed
     from orchestrator.run_compare import CompareError, Selection
     from orchestrator.run_compare import compare as compared
+    from orchestrator.run_index import run_folder, split_name
     from orchestrator.statistics import PairedDifference
 
-    chosen = [Selection(_folder(runs, name), policy) for name, policy in (_split(runs, a), _split(runs, b))]
+    chosen = [Selection(run_folder(runs, name), policy) for name, policy in (split_name(runs, a), split_name(runs, b))]
     try:
         result = compared(*chosen)
     except CompareError as error:
@@ -116,10 +117,11 @@ def rm(
     import sys
 
     from orchestrator.config import ConfigError
+    from orchestrator.run_index import run_folder
     from orchestrator.run_remove import remove, size_bytes
     from orchestrator.run_store import RunStore, RunStoreError
 
-    folders = [_folder(runs, name) for name in names]
+    folders = [run_folder(runs, name) for name in names]
     busy = [str(f) for f in folders if RunStore(f).busy()]
     if busy:
         raise RunStoreError(f"another `eto` works on {', '.join(busy)}: nothing was removed. Wait for it or stop it.")
@@ -140,26 +142,6 @@ def rm(
             typer.echo(f"removed {folder}")
     if as_json:
         _print_json([{"path": path, "bytes": size} for path, size in sizes.items()])
-
-
-def _folder(runs: Path, name: str) -> Path:
-    """The directory of a run. Raises RunStoreError with what there is."""
-    from orchestrator.run_index import find_runs, is_run
-    from orchestrator.run_store import RunStoreError
-
-    for folder in (runs / name, Path(name)):
-        if name and is_run(folder):
-            return folder
-    known = [f.name for f in find_runs(runs)]
-    raise RunStoreError(
-        f"no run {name!r} in {runs}; there {'are' if known else 'is'} {', '.join(known) or 'none'}. --runs names another folder."
-    )
-
-
-def _split(runs: Path, text: str) -> tuple[str, str | None]:
-    """RUN:POLICY in its parts; a colon may also belong to a directory's name."""
-    name, colon, policy = text.rpartition(":")
-    return (text, None) if not colon or (runs / text).is_dir() or Path(text).is_dir() else (name, policy)
 
 
 def _print_json(data: Any) -> None:

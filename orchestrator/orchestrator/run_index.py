@@ -12,7 +12,7 @@ import yaml
 from orchestrator.config import ConfigError, RunConfig
 from orchestrator.config_file import load_config
 from orchestrator.report.load import kind_of, mapping, number, place, read_json
-from orchestrator.run_store import RunStore
+from orchestrator.run_store import RunStore, RunStoreError
 
 State = Literal["running", "finished", "unfinished"]
 StageState = Literal["done", "running", "unfinished", "waiting", "not needed", "set aside"]
@@ -84,6 +84,23 @@ def find_runs(runs: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [runs / name for name in names if is_run(runs / name)]
+
+
+def run_folder(runs: Path, name: str) -> Path:
+    """The directory of a run, given by its name or its path. Raises RunStoreError with what there is."""
+    for folder in (runs / name, Path(name)):
+        if name and is_run(folder):
+            return folder
+    known = [f.name for f in find_runs(runs)]
+    raise RunStoreError(
+        f"no run {name!r} in {runs}; there {'are' if known else 'is'} {', '.join(known) or 'none'}. --runs names another folder."
+    )
+
+
+def split_name(runs: Path, text: str) -> tuple[str, str | None]:
+    """RUN:PART in its two parts; a colon may also belong to a directory's name."""
+    name, colon, part = text.rpartition(":")
+    return (text, None) if not colon or (runs / text).is_dir() or Path(text).is_dir() else (name, part)
 
 
 def read_run(folder: Path) -> RunInfo:

@@ -34,6 +34,16 @@ class RunStoreError(RuntimeError):
     """The run directory cannot be used as it is; the message says what to do."""
 
 
+class Origin(BaseModel):
+    """Where a stage was taken from (`eto run --from`): `settings` are those that it was made with and that the run that took it has
+    otherwise. `taken_from`, where that run had it from another."""
+
+    run: str
+    run_id: str
+    settings: dict[str, Any] = {}
+    taken_from: "Origin | None" = None
+
+
 class StageRecord(BaseModel):
     """`done.json`: written last, so a stage that has it is complete. Hashes are SHA-256 of files, by name."""
 
@@ -45,6 +55,7 @@ class StageRecord(BaseModel):
     inputs: dict[str, str]
     outputs: dict[str, str]
     summary: dict[str, Any]
+    taken_from: Origin | None = None
 
 
 #: Seconds for which a taker of the lock waits for those who only look whether it is taken.
@@ -87,6 +98,8 @@ class RunStore:
     def write_record(self, record: StageRecord) -> None:
         """Mark a stage as finished."""
         data = record.model_dump()
+        if record.taken_from is None:
+            del data["taken_from"]
         write_atomically(self.stage_dir(record.stage) / "done.json", json.dumps({"schema": data.pop("schema_"), **data}, indent=1))
 
     def set_aside(self, stage: str) -> Path:
@@ -132,7 +145,7 @@ def open_run(runs: Path, config: RunConfig) -> RunStore:
     resolved = config.model_dump(mode="json")
     file = store.path / "config.yaml"
     if file.exists():
-        changed = [k for k in _differences(_with_defaults(_read_yaml(file)), resolved) if k not in OPERATIONAL]
+        changed = [k for k in differences(_with_defaults(_read_yaml(file)), resolved) if k not in OPERATIONAL]
         if changed:
             raise RunStoreError(
                 f"{store.path} was begun with another configuration; different: {', '.join(changed)}. "
@@ -157,8 +170,14 @@ def open_run(runs: Path, config: RunConfig) -> RunStore:
 
 def run_id(store: RunStore) -> str:
     """The run's unique name."""
+    return str(read_manifest(store)["run_id"])
+
+
+def read_manifest(store: RunStore) -> dict[str, Any]:
+    """What `manifest.json` says; at least a `run_id`. Raises RunStoreError if it is damaged."""
     try:
-        return str(json.loads((store.path / "manifest.json").read_text())["run_id"])
+        data: dict[str, Any] = json.loads((store.path / "manifest.json").read_text())
+        return {**data, "run_id": data["run_id"]}
     except (ValueError, KeyError, TypeError) as error:
         raise RunStoreError(f"{store.path / 'manifest.json'} is damaged. Remove it: a new one is written on the next start.") from error
 
@@ -181,11 +200,11 @@ def _with_defaults(old: dict[str, Any]) -> dict[str, Any]:
         return old
 
 
-def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
     """Dotted keys whose values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*new, *(k for k in old if k not in new)]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
     return [] if old == new else [at]
 
 

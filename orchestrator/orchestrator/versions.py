@@ -1,5 +1,6 @@
 """Checkpoints as versions of the policy, and the proof that a server answers with one."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def read_checkpoint(directory: Path) -> Checkpoint | None:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise DataFileError(f"{file} is no manifest of a checkpoint ({reason}); give a complete checkpoint or remove it.") from error
+
+
+def weights_version(directory: Path) -> str | None:
+    """12 hex digits of the SHA-256 of a directory's safetensors in the order of their names (docs/formats.md), None without any."""
+    digest, files = hashlib.sha256(), sorted(directory.glob("*.safetensors"))
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12] if files else None
 
 
 def distance(expected: Probe, answered: list[float]) -> float:

@@ -45,7 +45,7 @@ def build_report(run_dir: Path) -> Report:
         totals=_totals(run),
         config=run.config,
         config_text=run.config_text,
-        notes=run.notes,
+        notes=[*run.notes, *_made_otherwise(run)],
     )
 
 
@@ -61,6 +61,7 @@ def _provenance(run: Run) -> Provenance:
     trained = [s.checkpoint for s in run.stages if s.checkpoint]
     bases = [c["base_model"] for c in trained if isinstance(c.get("base_model"), str)]
     env, model = run.config.get("env"), run.config.get("model")
+    origin = mapping(run.manifest.get("from"))
     versions: dict[str, str] = {}
     for source in [*(e for s in run.stages for e in s.progress if e.get("event") == "start"), *trained]:
         versions |= {str(k): str(v) for k, v in mapping(source.get("versions")).items()}
@@ -75,7 +76,16 @@ def _provenance(run: Run) -> Provenance:
         splits=sorted({e.split or "unnamed" for s in run.stages if s.kind == "evaluate" for e in s.episodes}),
         experts=sum(len(s.episodes) for s in run.stages if s.kind == "experts"),
         versions=dict(sorted(versions.items())),
+        begun_from=":".join(str(origin[k]) for k in ("run", "stage")) if {"run", "stage"} <= origin.keys() else None,
     )
+
+
+def _made_otherwise(run: Run) -> Iterable[str]:
+    """Stages of another run that were made with settings which this run's configuration has otherwise."""
+    for stage in run.stages:
+        if settings := mapping(stage.origin.get("settings")):
+            made = ", ".join(f"{key} {'not set' if value is None else value}" for key, value in settings.items())
+            yield f"{stage.name} is run {stage.origin.get('run')}'s, made with {made}; the configuration below holds for the later stages"
 
 
 def _text(value: Any) -> str | None:
@@ -205,6 +215,7 @@ def _stage_row(stage: Stage) -> StageRow:
         finished=bool(stage.done),
         started_at=_text(stage.done.get("started_at")),
         duration_s=number(stage.done.get("duration_s")),
+        taken_from=_text(stage.origin.get("run")),
         episodes=len(stage.episodes),
         summary=stage.summary,
         inputs={str(k): str(v) for k, v in mapping(stage.done.get("inputs")).items()},
@@ -213,11 +224,12 @@ def _stage_row(stage: Stage) -> StageRow:
 
 
 def _totals(run: Run) -> Totals:
-    played = [e for s in run.stages if s.kind != "experts" for e in s.episodes]
-    durations = {s.name: number(s.done.get("duration_s")) or 0.0 for s in run.stages}
+    own = [s for s in run.stages if not s.origin]
+    played = [e for s in own if s.kind != "experts" for e in s.episodes]
+    durations = {s.name: number(s.done.get("duration_s")) or 0.0 for s in own}
     return Totals(
         duration_s=sum(durations.values()),
-        training_s=sum(durations[s.name] for s in run.stages if s.kind in {"sft", "dpo", "rft"}),
+        training_s=sum(durations[s.name] for s in own if s.kind in {"sft", "dpo", "rft"}),
         episodes=len(played),
         steps=sum(len(e.steps) for e in played),
         prompt_tokens=sum(e.usage.prompt_tokens for e in played),

@@ -35,6 +35,11 @@ class Stage:
         return mapping(self.done.get("summary"))
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Where the stage was taken from, empty where the run carried it out itself."""
+        return mapping(self.done.get("taken_from"))
+
+    @property
     def policy(self) -> str:
         """Whose episodes an evaluation holds."""
         played = self.episodes[0].policy if self.episodes else self.name.removeprefix("evaluate-")

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.report.charts import MINUS
 from orchestrator.report.html import DASH, duration, interval, p_value, percent, plain, score, signed
-from orchestrator.report.model import Report
+from orchestrator.report.model import Report, StageRow
 
 #: What Markdown or HTML would read as more than text. Names come from files, so each is escaped.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
@@ -30,6 +30,7 @@ def render_markdown(report: Report) -> str:
 def _parts(r: Report) -> Iterable[str]:
     yield f"# {text(r.run.name)}"
     facts = {"run": r.run.run_id, "created": r.run.created_at, "code": r.run.code_version, "environment": r.run.env, "model": r.run.model}
+    facts |= {"from": r.run.begun_from}
     yield ", ".join(f"{name} {text(value)}" for name, value in facts.items() if value) + "."
     yield (
         "Scores are 0 to 1. Intervals are 95 %: percentile bootstrap over tasks (2,000 resamples) for scores and paired differences, "
@@ -71,13 +72,19 @@ def _parts(r: Report) -> Iterable[str]:
     yield "## Stages"
     yield _table(
         ("Stage", "Took", "Episodes"),
-        ((text(s.name), duration(s.duration_s) if s.finished else "unfinished", str(s.episodes or DASH)) for s in r.stages),
+        ((text(s.name), _took(s), str(s.episodes or DASH)) for s in r.stages),
     )
     yield (
         f"{duration(r.totals.duration_s)} in finished stages, {duration(r.totals.training_s)} of it training; "
         f"{r.totals.episodes:,} episodes, {r.totals.steps:,} steps, "
         f"{r.totals.prompt_tokens:,} prompt and {r.totals.completion_tokens:,} completion tokens."
     )
+
+
+def _took(s: StageRow) -> str:
+    if s.taken_from:
+        return f"by {text(s.taken_from)}"
+    return duration(s.duration_s) if s.finished else "unfinished"
 
 
 def _results(r: Report) -> str:

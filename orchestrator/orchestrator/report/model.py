@@ -19,6 +19,7 @@ class Provenance(BaseModel):
     model: str | None
     splits: list[str]
     experts: int = Field(description="expert episodes")
+    begun_from: str | None = Field(None, description="RUN:STAGE of another run that this one went on from")
     versions: dict[str, str] = Field(description="library versions, as the trainer reports them")
 
 
@@ -137,6 +138,7 @@ class StageRow(BaseModel):
     finished: bool
     started_at: str | None
     duration_s: float | None
+    taken_from: str | None = Field(None, description="the run that carried it out, where it was another; its time counts there")
     episodes: int
     summary: dict[str, Any]
     inputs: dict[str, str] = Field(description="path -> sha256")
@@ -144,7 +146,7 @@ class StageRow(BaseModel):
 
 
 class Totals(BaseModel):
-    """Sums over the run; `duration_s` over its finished stages."""
+    """Sums over the run's own work; `duration_s` over its finished stages. What was taken from another run counts there."""
 
     duration_s: float
     training_s: float
