@@ -1,13 +1,16 @@
 #!.venv/bin/python
 """The compose system and the docker launcher on a real engine.
 
-    make soak ONLY=containers, or benchmarks/soak/containers.py [--only system|jobs]
+    make soak ONLY=containers, or benchmarks/soak/containers.py [--only build,system,run,kills,jobs]
 
-system: `docker compose up --wait` on sample data; an episode's first step at each environment from this machine; each container killed with
-SIGKILL, after which its open session must go on; `down -v` must leave nothing.
+build: every image from this tree, with times and sizes.
+system: `docker compose up --wait` on sample data; an episode's first step at each environment from this machine; each environment's
+container killed with SIGKILL, after which its open session must go on.
+run: a whole ETO run of the smallest sizes in containers: jobs started by the docker SDK, weights changed in the running policy container.
+kills: the same again, with the containers of the trainer, the policy, the page and the orchestrator killed in turn.
 jobs: a training job whose files travel; its orchestrator killed with SIGKILL in mid-job, after which the next must find the same container;
-a job whose container is killed, which must say so and end when run again; a job that is cancelled, whose container must stop.
-The images must be built before (docs/containers.md). Writes benchmarks/out/soak-containers.json.
+a job whose container is killed, which must say so and end within the same call; a job that is cancelled, whose container must stop.
+At the end `down -v` must leave nothing. Needs an engine with compose. Writes benchmarks/out/soak-containers.json.
 """
 
 import argparse
@@ -21,85 +24,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-PROJECT = "eto-soak"
-PORTS = {"webshop": 18001, "sciworld": 18002, "alfworld": 18003}
-SPLITS = {"webshop": "sample-train", "sciworld": "train", "alfworld": "train"}
-ACTIONS = {"webshop": "search[red shoes]", "sciworld": "look around", "alfworld": "look"}
-PATIENCE_S = 120.0
-failures: list[str] = []
-
-
-def check(holds: bool, said: str) -> None:
-    """Print a claim; a false one fails the soak."""
-    print(("ok    " if holds else "FAILED ") + said, flush=True)
-    if not holds:
-        failures.append(said)
-
-
-def docker(*arguments: str, must: bool = True) -> str:
-    """The output of a docker command."""
-    done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment())
-    if must and done.returncode:
-        sys.exit(f"docker {' '.join(arguments)}: {done.stderr}")
-    return done.stdout.strip()
-
-
-def environment() -> dict[str, str]:
-    """This process's, with ports of the soak's own and no other setting."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("ETO_")}
-    return {**own, **{f"ETO_{name.upper()}_PORT": str(port) for name, port in PORTS.items()}, "ETO_UI_PORT": "18080"}
-
-
-def compose(*arguments: str) -> str:
-    """A compose command on the soak's own project."""
-    return docker("compose", "--env-file", os.devnull, "-p", PROJECT, *arguments)
-
-
-def left() -> list[str]:
-    """What is there of the project: ids of containers, volumes, networks."""
-    mine = ["--filter", f"label=com.docker.compose.project={PROJECT}", "-q"]
-    return [x for kind in (["ps", "-a"], ["volume", "ls"], ["network", "ls"]) for x in docker(*kind, *mine).split()]
-
-
-def post(client: Any, env: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A request, again until the service is back."""
-    import httpx
-
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            answer = client.post(f"http://127.0.0.1:{PORTS[env]}{path}", json=body)
-            if answer.status_code != 503:
-                return dict(answer.raise_for_status().json())
-        except httpx.TransportError:
-            pass
-        if time.monotonic() > deadline:
-            sys.exit(f"{env} was not back after {PATIENCE_S:g} s")
-        time.sleep(0.2)
+from containers_engine import build, check, compose, docker, failures, left, report, wait_for
+from containers_run import environments, kills, run
 
 
 def system() -> dict[str, Any]:
-    """Start the system, kill each environment, take all down."""
-    import httpx
-
-    started = time.monotonic()
+    """Start the system and kill each environment."""
+    began = time.monotonic()
     compose("up", "--wait", "--no-build")
-    figures: dict[str, Any] = {"healthy_s": round(time.monotonic() - started, 1), "recovery_s": {}}
-    with httpx.Client(timeout=60) as client:
-        for env in PORTS:
-            session = post(client, env, "/reset", {"split": SPLITS[env], "index": 0})["metadata"]["session_id"]
-            post(client, env, "/step", {"session_id": session, "action": {"action": ACTIONS[env]}, "request_id": "one"})
-            name = f"{PROJECT}-env-{env}-1"
-            os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
-            killed = time.monotonic()
-            second = post(client, env, "/step", {"session_id": session, "action": {"action": ACTIONS[env]}, "request_id": "two"})
-            figures["recovery_s"][env] = round(time.monotonic() - killed, 1)
-            check(second["metadata"]["step"] == 2, f"{env}: killed; its session went on with step 2 after {figures['recovery_s'][env]} s")
-            check(docker("inspect", "-f", "{{.RestartCount}}", name) == "1", f"{env}: the engine had restarted it")
-    compose("down", "-v")
-    check(not left(), "down -v left no container, volume or network")
-    return figures
+    healthy = round(time.monotonic() - began, 1)
+    check(True, f"four containers were healthy after {healthy} s")
+    return {"healthy_s": healthy, **environments()}
 
 
 def job(folder: Path, number: int) -> dict[str, Any]:
@@ -122,22 +57,21 @@ def launch(work: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
     """An orchestrator of its own, to be killed."""
     code = (
         "import asyncio, json, sys; from pathlib import Path; from orchestrator.config import DockerSection; "
-        "from orchestrator.launchers import docker; "
-        "asyncio.run(docker.run_job(json.loads(sys.argv[1]), Path(sys.argv[2]), print, DockerSection()))"
+        "from orchestrator.launchers import again, docker; "
+        "job, folder = json.loads(sys.argv[1]), Path(sys.argv[2]); "
+        "asyncio.run(again.until_done(lambda: docker.run_job(job, folder, print, DockerSection()), print, 2))"
     )
     command = [sys.executable, "-c", code, json.dumps(work), str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def running(work: dict[str, Any]) -> str:
     """The job's container, once it runs."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        for found in containers_of(work):
-            if docker("inspect", "-f", "{{.State.Running}}", found, must=False) == "true":
-                return found
-        time.sleep(0.05)
-    sys.exit("the job's container never ran")
+    ids = wait_for(
+        lambda: [c for c in containers_of(work) if docker("inspect", "-f", "{{.State.Running}}", c, must=False) == "true"],
+        "the job's container runs",
+    )
+    return str(ids[0])
 
 
 def jobs() -> dict[str, Any]:
@@ -160,39 +94,45 @@ def jobs() -> dict[str, Any]:
                 check(containers_of(work) == [container], "the orchestrator was killed; the next found its container and started no second")
             elif part == "killed":
                 docker("kill", "-s", "KILL", container)
-                check("SIGKILL" in first.communicate()[1], "a killed container is said to have been killed")
-                again = launch(work, folder)
+                again = first
             else:
                 first.send_signal(signal.SIGINT)
                 first.communicate()
                 stopped = docker("inspect", "-f", "{{.State.Running}}", container) == "false"
                 check(stopped, "Ctrl-C stopped the job's container")
                 again = launch(work, folder)
-            told = again.communicate()[1]
-            check(again.returncode == 0, f"{part}: run again it ended well {told[-300:]}")
+            said, told = again.communicate()
+            if part == "killed":
+                check("SIGKILL" in said and "'attempt': 1" in said, "a killed container is said to have been killed, and was started again")
+            check(again.returncode == 0, f"{part}: it ended well {told[-300:]}")
             check(versions.read_checkpoint(folder / "checkpoint") is not None, f"{part}: its checkpoint came back")
             check(not containers_of(work), f"{part}: its container is gone")
             figures[part] = round(time.monotonic() - began, 1)
     return {"jobs_s": figures}
 
 
+PARTS = (build, system, run, kills, jobs)
+
+
 def main() -> int:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["system", "jobs"])
+    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(part.__name__ for part in PARTS)}")
     only = parser.parse_args().only
+    chosen = [part for part in PARTS if only is None or part.__name__ in only.split(",")]
     if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode or not docker("info", must=False):
         print("skipped: no container engine with compose answers here (docker info, docker compose version)")
         return 0
-    figures: dict[str, Any] = {"load": os.getloadavg()[0]}
-    for part in (system, jobs):
-        if only in (None, part.__name__):
+    figures: dict[str, Any] = {"load": {}}
+    try:
+        for part in chosen:
+            print(f"-- {part.__name__}, load {os.getloadavg()[0]:.1f}", flush=True)
+            figures["load"][part.__name__] = round(os.getloadavg()[0], 1)
             figures |= part()
-    figures["failures"] = failures
-    out = ROOT / "benchmarks/out/soak-containers.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1))
-    print(json.dumps(figures, indent=1))
+    finally:
+        compose("--profile", "*", "down", "-v")
+    check(not left(), "down -v left no container, volume or network")
+    report({**figures, "failures": failures})
     return 1 if failures else 0
 
 

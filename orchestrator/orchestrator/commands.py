@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from rich.console import Console
 
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
-from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, policy_urls
+from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, TrainerSection, policy_urls
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
-from orchestrator.launchers import local
+from orchestrator.launchers import again, local
 from orchestrator.policy_client import PolicyClient, Sampling
 from orchestrator.progress import Display
 from orchestrator.prompts import load_prompt
@@ -136,7 +137,8 @@ async def train(job_file: Path, accelerate: Path | None) -> None:
     display = Display()
     with display.stage(f"{job.get('method')} {output.name}", "train") as progress:
         folder = output.parent / f"{output.name}.job"
-        await local.run_job(job, folder, progress.job, accelerate)
+        run = partial(local.run_job, job, folder, progress.job, accelerate)
+        await again.until_done(run, progress.job, TrainerSection.model_fields["retries"].default)
         progress.finish({"output": str(output)})
 
 

@@ -251,6 +251,7 @@ class TrainerSection(_Section):
     )
     ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
+    retries: int = Field(2, ge=0, description="how often a job that was killed or preempted is started again at once, to resume; ray: 5")
 
     @model_validator(mode="after")
     def _one_launcher(self) -> "TrainerSection":

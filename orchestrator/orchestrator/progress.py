@@ -63,6 +63,9 @@ class StageProgress:
             names = {"loss": "loss", "margin": "margin", "accuracy": "accuracy", "tokens_per_s": "tokens/s"}
             values = [f"{label} {event[key]:.4g}" for key, label in names.items() if isinstance(event.get(key), int | float)]
             self._show(int(event.get("step", 0)), " | ".join(values))
+        elif event.get("event") == "restart":
+            said = f"{event['reason']}; it is started again and resumes ({event['attempt']} of {event['of']})"
+            self._display.note(f"  {self._name}: {said}")
 
     def _show(self, done: int, detail: str) -> None:
         self._display.bars.update(self._bar, completed=done, detail=detail)

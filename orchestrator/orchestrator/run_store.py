@@ -21,7 +21,7 @@ from orchestrator.config import RunConfig
 
 #: Settings that change how a run is carried out but not what it computes: a resumed run may have others.
 OPERATIONAL = {
-    *("env.url", "env.port", "env.max_engines", "trainer.accelerate", "trainer.ray", "trainer.docker"),
+    *("env.url", "env.port", "env.max_engines", "trainer.accelerate", "trainer.ray", "trainer.docker", "trainer.retries"),
     *(f"trainer.docker.{name}" for name in ("engine", "image", "gpus", "memory", "mounts")),
     *(f"trainer.ray.{name}" for name in ("address", "gpus", "cpus", "resources", "python")),
     *("policy.url", "policy.port", "policy.max_num_seqs", "policy.kv_cache_gib", "policy.compile"),

@@ -14,7 +14,7 @@ from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
-from orchestrator.launchers import docker, local, ray
+from orchestrator.launchers import again, docker, local, ray
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.policy_client import Sampling
 from orchestrator.progress import StageProgress
@@ -270,10 +270,13 @@ async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any
     job, trainer = {**job, "output": str(output), "seed": ctx.config.seed}, ctx.config.trainer
     if trainer.ray is not None:
         await ray.run_job(job, folder, ctx.progress.job, trainer.ray, trainer.accelerate)
-    elif trainer.docker is not None:
-        await docker.run_job(job, folder, ctx.progress.job, trainer.docker)
     else:
-        await local.run_job(job, folder, ctx.progress.job, trainer.accelerate)
+        run = (
+            partial(docker.run_job, job, folder, ctx.progress.job, trainer.docker)
+            if trainer.docker is not None
+            else partial(local.run_job, job, folder, ctx.progress.job, trainer.accelerate)
+        )
+        await again.until_done(run, ctx.progress.job, trainer.retries)
     checkpoint = versions.read_checkpoint(output)
     if checkpoint is None:
         raise StageError(f"the {job['method']} job said it was done, but {output} has no manifest.")

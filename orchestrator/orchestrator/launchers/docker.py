@@ -22,7 +22,7 @@ from orchestrator import versions
 from orchestrator.config import DockerSection
 from orchestrator.http import Unavailable
 from orchestrator.launchers import local
-from orchestrator.launchers.local import JobFailed
+from orchestrator.launchers.local import JobFailed, JobKilled
 
 LABEL = "eto.job"
 #: The image's folder for a job whose files travel (services/trainer/Dockerfile).
@@ -33,6 +33,8 @@ PATIENCE_S = 600.0
 STOP_S = 20
 #: The trainer's exit code for a job that it refuses: to start it again would change nothing.
 REFUSED = 2
+#: Exit codes of SIGKILL and SIGTERM.
+ENDED_FROM_OUTSIDE = {137: "SIGKILL (killed by hand, or the machine was out of memory)", 143: "SIGTERM (stopped or preempted)"}
 #: The parts of a job that may name a file or folder; `model` may be a hub id as well.
 FILES = ("model", "data")
 
@@ -90,8 +92,8 @@ def exit_reason(state: dict[str, Any], error: str) -> str:
     code = int(state.get("ExitCode", -1))
     if state.get("OOMKilled"):
         return "out of memory (raise trainer.docker.memory, or train with less at a time)"
-    if code == 137:
-        return "SIGKILL (killed by hand, or the machine was out of memory)"
+    if code in ENDED_FROM_OUTSIDE:
+        return ENDED_FROM_OUTSIDE[code]
     return f"exit code {code}: {error or state.get('Error') or 'its log says why'}"
 
 
@@ -127,7 +129,10 @@ async def _reach(call: Callable[..., Any], *arguments: Any, **options: Any) -> A
 
 
 async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section: DockerSection) -> None:
-    """Run a job to its end, or go on with its container if there is one. Raises JobFailed, Unavailable; cancelling stops the container."""
+    """Run a job to its end, or go on with its container if there is one. Cancelling stops the container.
+
+    Raises JobFailed; JobKilled where to run it again would help; Unavailable.
+    """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     here = {key: str(Path(job[key]).resolve()) for key in FILES if Path(str(job.get(key))).exists()}
@@ -137,9 +142,13 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
     try:
         client = await _reach(_connect, section)
         container = await _started(client, job, folder, section)
-        error = await _follow(container, progress)
-        await _reach(container.reload)
-        log = await _reach(container.logs, stdout=False, stderr=True)
+        try:
+            error = await _follow(container, progress)
+            await _reach(container.reload)
+            log = await _reach(container.logs, stdout=False, stderr=True)
+        except sdk.errors.NotFound as gone:
+            reason = f"the container of the {job['method']} job was removed"
+            raise JobKilled(reason, f"{reason}. Run again to resume.") from gone
         (folder / "trainer.log").write_bytes(log)
         state = container.attrs["State"]
         output = Path(job["output"])
@@ -148,7 +157,10 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
     except sdk.errors.APIError as refusal:
         raise JobFailed(f"the engine refused the {job['method']} job: {refusal.explanation or refusal}") from refusal
     if state["ExitCode"] != 0:
-        raise JobFailed(f"the {job['method']} job ended: {exit_reason(state, error)}\nLog: {folder / 'trainer.log'}. Run again to resume.")
+        reason = f"the {job['method']} job ended: {exit_reason(state, error)}"
+        message = f"{reason}\nLog: {folder / 'trainer.log'}. Run again to resume."
+        killed = state["ExitCode"] in ENDED_FROM_OUTSIDE and not state.get("OOMKilled")
+        raise JobKilled(reason, message) if killed else JobFailed(message)
     if versions.read_checkpoint(output) is None:
         raise JobFailed(f"the job ended well, but {output} is not to be seen here: do trainer.docker.mounts name what both sides share?")
     await _reach(container.remove, v=True)

@@ -13,10 +13,20 @@ from orchestrator.process import end_with_parent
 
 #: A progress line is short; a longer one is none of ours.
 LINE_LIMIT = 1 << 20
+#: By hand, by the kernel for want of memory, or by a scheduler that preempts.
+ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class JobFailed(RuntimeError):
     """A training job ended without a checkpoint."""
+
+
+class JobKilled(JobFailed):
+    """It was ended from outside, and would resume from its last saved state. `reason` in a few words."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 def job_command(job_file: Path, accelerate: Path | None, python: str | None = None) -> list[str]:
@@ -27,7 +37,7 @@ def job_command(job_file: Path, accelerate: Path | None, python: str | None = No
 
 
 async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None], accelerate: Path | None = None) -> None:
-    """Run a job to its end, passing on its progress lines. Raises JobFailed; cancelling stops the process."""
+    """Run a job to its end, passing on its progress lines. Raises JobFailed, JobKilled; cancelling stops the process."""
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log = folder / "job.json", folder / "trainer.log"
     job_file.write_text(json.dumps(job, indent=1))
@@ -60,9 +70,9 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[st
                 except TimeoutError:
                     os.killpg(process.pid, signal.SIGKILL)
     if code != 0:
-        raise JobFailed(
-            f"the {job['method']} job ended with {_exit(code)}: {error or _tail(log)}\nJob: {job_file}. Log: {log}. Run again to resume."
-        )
+        reason = f"the {job['method']} job ended with {_exit(code)}"
+        message = f"{reason}: {error or _tail(log)}\nJob: {job_file}. Log: {log}. Run again to resume."
+        raise JobKilled(reason, message) if code in ENDED_FROM_OUTSIDE else JobFailed(message)
 
 
 def progress_event(line: bytes) -> dict[str, Any]:
