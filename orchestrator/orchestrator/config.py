@@ -178,6 +178,16 @@ class LoraSection(_Section):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class PairsSection(_Section):
+    """How much of a losing trajectory DPO learns to avoid."""
+
+    cut: Literal["reference", "refused", "diverging"] = Field(
+        "reference",
+        description="reference: the expert's length and 10 messages more (ALFWorld: whole); refused: no further than the first action that "
+        "the environment refused; diverging: no further than the first action that the expert did not take",
+    )
+
+
 class TrainSection(_Section):
     """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
 
@@ -270,20 +280,25 @@ class RunConfig(_Section):
     model: Model = DEFAULT_MODEL
     env: EnvSection = EnvSection()
     policy: PolicySection = PolicySection()
-    method: Literal["eto", "step", "self-play", "rft"] = Field(
+    method: Literal["eto", "step", "self-play", "rft", "sft"] = Field(
         "eto",
         description="eto: DPO on the agent against the expert; step: the same from the first diverging step on; self-play: DPO on the "
-        "agent's best against its worst samples, without experts; rft: SFT on the experts and the agent's own successes",
+        "agent's best against its worst samples, without experts; rft: SFT on the experts and the agent's own successes; "
+        "sft: more SFT on the experts, the control of the others",
     )
     train_tasks: TaskSet
     evaluate: list[TaskSet] = Field(min_length=1)
     rollout: RolloutSection = RolloutSection()
     explore: ExploreSection = ExploreSection()
     sft: TrainSection = TrainSection()
+    pairs: PairsSection = PairsSection()
     dpo: list[TrainSection] = Field(
         [TrainSection()], min_length=1, description="one section, or a list of one for each iteration; the last holds for all that follow"
     )
     collapse: CollapseSection = CollapseSection()
+    skip: list[str] = Field(
+        default_factory=list, description="evaluations and checks to leave out, by their stages' names, such as evaluate-base"
+    )
     iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
     trainer: TrainerSection = TrainerSection()
 

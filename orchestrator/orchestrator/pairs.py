@@ -4,6 +4,7 @@ step on where they part; or, without experts, the best of several samples agains
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from orchestrator.records import Episode, Message, Pair
 
@@ -33,12 +34,20 @@ def end_on_assistant(turns: list[Message]) -> list[Message]:
     return turns[:-1] if turns and turns[-1].role == "user" else turns
 
 
-def cut_rejected(env: str, turns: list[Message], expert_messages: int) -> list[Message]:
-    """A losing agent's turns, cut to the expert's length and a margin."""
-    return turns if env in UNCUT_ENVS else turns[: expert_messages + REJECTED_MARGIN_MESSAGES]
+Cut = Literal["reference", "refused", "diverging"]
 
 
-def make_pair(agent: Episode, expert: Episode) -> Pair | str | None:
+def cut_rejected(agent: Episode, expert: Episode, expert_messages: int, cut: Cut = "reference") -> list[Message]:
+    """A losing agent's turns, cut to the expert's length and a margin, and behind its first fault of the kind that `cut` names."""
+    turns = agent.turns if agent.env in UNCUT_ENVS else agent.turns[: expert_messages + REJECTED_MARGIN_MESSAGES]
+    if cut == "refused":
+        last = next((turn for turn, step in enumerate(agent.steps) if not step.valid), None)
+    else:
+        last = first_difference(agent, expert) if cut == "diverging" else None
+    return turns if last is None else turns[: 2 * last + 1]  # an answer and its observation a turn
+
+
+def make_pair(agent: Episode, expert: Episode, cut: Cut = "reference") -> Pair | str | None:
     """The pair of one explored episode; None for a tie; a reason when the pair must be dropped."""
     if agent.reward == expert.reward:
         return None
@@ -46,7 +55,7 @@ def make_pair(agent: Episode, expert: Episode) -> Pair | str | None:
     expert_turns = end_on_assistant(expert.turns)
     agent_turns = agent.turns
     if not agent_won:
-        agent_turns = cut_rejected(agent.env, agent_turns, len(expert_turns))
+        agent_turns = cut_rejected(agent, expert, len(expert_turns), cut)
     agent_turns = end_on_assistant(agent_turns)
     if not agent_turns or not expert_turns:
         return "a side without a turn"
@@ -80,12 +89,12 @@ def first_difference(one: Episode, other: Episode) -> int | None:
     return None
 
 
-def make_step_pair(agent: Episode, expert: Episode) -> Pair | str | None:
+def make_step_pair(agent: Episode, expert: Episode, cut: Cut = "reference") -> Pair | str | None:
     """As make_pair, but from the first diverging step on: the shared way, as the chosen side told it, belongs to the prompt.
 
     Continuation stands against continuation, so what both did alike is neither rewarded nor punished.
     """
-    whole = make_pair(agent, expert)
+    whole = make_pair(agent, expert, cut)
     if not isinstance(whole, Pair):
         return whole
     turn = first_difference(agent, expert)
@@ -114,7 +123,7 @@ def make_pairs(
     return result
 
 
-def make_self_play_pairs(explored: Iterable[Episode]) -> PairSet:
+def make_self_play_pairs(explored: Iterable[Episode], cut: Cut = "reference") -> PairSet:
     """Pair each task's best sample with its worst (arXiv 2403.02502, section 4.4: without experts); the earliest of equals.
 
     A task with one sample has nothing to compare and is dropped; one whose samples all have the same reward is a tie.
@@ -130,7 +139,7 @@ def make_self_play_pairs(explored: Iterable[Episode]) -> PairSet:
             continue
         best, worst = max(samples, key=lambda e: e.reward), min(samples, key=lambda e: e.reward)
         # the worst stands as the agent that loses: it is the side that is cut
-        pair = make_pair(worst, best)
+        pair = make_pair(worst, best, cut)
         _count(result, best, worst, pair.model_copy(update={"outcome": "win"}) if isinstance(pair, Pair) else pair)
     return result
 

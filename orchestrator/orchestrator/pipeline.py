@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator import ray_cluster, services, stages
-from orchestrator.config import RunConfig, ScratchModel
+from orchestrator.config import ConfigError, RunConfig, ScratchModel
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
 from orchestrator.run_store import RunStore, StageRecord, file_sha256, run_id
@@ -26,8 +26,20 @@ class Stage:
     work: Callable[[stages.Context], Awaitable[dict[str, Any]]]
 
 
+#: Stages that no other reads, so that a run may go without them.
+LEAVES = frozenset({"evaluate", "check"})
+
+
 def plan(config: RunConfig) -> list[Stage]:
-    """The stages of a run, in order."""
+    """The stages of a run, in order. Raises ConfigError for one in `skip` that there is not, or that others read."""
+    steps = _whole_plan(config)
+    leaves = [s.name for s in steps if s.kind in LEAVES]
+    if wrong := [name for name in config.skip if name not in leaves]:
+        raise ConfigError(f"skip: {', '.join(wrong)} cannot be left out; these can: {', '.join(leaves)}.")
+    return [s for s in steps if s.name not in config.skip]
+
+
+def _whole_plan(config: RunConfig) -> list[Stage]:
     scratch = isinstance(config.model, ScratchModel)
     base = "init" if scratch else "base"
     base_needs = ("init",) if scratch else ()
@@ -38,7 +50,7 @@ def plan(config: RunConfig) -> list[Stage]:
     steps.append(Stage("evaluate-base", "evaluate", base_needs, partial(stages.evaluate, policy="base", model_stage=base)))
     if cloned:
         steps += [
-            Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, model_stage=base)),
+            Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, stage="sft", model_stage=base)),
             Stage("evaluate-sft", "evaluate", ("sft",), partial(stages.evaluate, policy="sft", model_stage="sft")),
         ]
     experts = ("experts",) if cloned else ()
@@ -46,6 +58,12 @@ def plan(config: RunConfig) -> list[Stage]:
     explored: tuple[str, ...] = ()
     for i in range(1, config.iterations + 1):
         explore, better = f"explore-{i}", f"{config.method}-{i}"
+        if config.method == "sft":
+            work = partial(stages.sft, stage=better, model_stage=current)
+            steps.append(Stage(better, "sft", ("experts", current), work))
+            steps.append(Stage(f"evaluate-{better}", "evaluate", (better,), partial(stages.evaluate, policy=better, model_stage=better)))
+            current = name = better
+            continue
         explored += (explore,)
         needs = (*experts, *([current] if current != "base" else []))
         steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))

@@ -181,12 +181,12 @@ def _prompt(ctx: Context) -> Prompt:
 
 async def make_pairs(ctx: Context, stage: str, explore_stage: str) -> dict[str, Any]:
     """Pair the explored episodes, by the method's rule."""
-    explored = sorted(ctx.episodes(explore_stage), key=lambda e: e.key)
+    explored, cut = sorted(ctx.episodes(explore_stage), key=lambda e: e.key), ctx.config.pairs.cut
     if ctx.config.method == "self-play":
-        made = pairs.make_self_play_pairs(explored)
+        made = pairs.make_self_play_pairs(explored, cut)
     else:
         rule = pairs.make_step_pair if ctx.config.method == "step" else pairs.make_pair
-        made = pairs.make_pairs(explored, _successful_experts(ctx), rule)
+        made = pairs.make_pairs(explored, _successful_experts(ctx), partial(rule, cut=cut))
     jsonl.write_all(ctx.store.stage_dir(stage) / PAIRS, made.pairs)
     return made.summary()
 
@@ -203,11 +203,11 @@ async def init_model(ctx: Context) -> dict[str, Any]:
     return await _train(ctx, "init", {"method": "init", "data": str(data), "init": scratch.model_dump()})
 
 
-async def sft(ctx: Context, model_stage: str) -> dict[str, Any]:
+async def sft(ctx: Context, stage: str, model_stage: str) -> dict[str, Any]:
     """Behavioural cloning of the experts."""
-    data = _training_data(ctx, "sft")
+    data = _training_data(ctx, stage)
     job = {"method": "sft", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.sft)}
-    return await _train(ctx, "sft", job)
+    return await _train(ctx, stage, job)
 
 
 async def rft(ctx: Context, stage: str, explore_stages: Sequence[str], model_stage: str) -> dict[str, Any]:

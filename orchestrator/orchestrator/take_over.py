@@ -32,7 +32,7 @@ from orchestrator.stages import CHECKPOINT
 
 #: What must be as it is there, or the stage's files mean something else here.
 EVERYWHERE = ("env.name", "env.prompt", "model")
-FIXED = {"experts": ("train_tasks",), "explore": ("train_tasks",), "check": ("train_tasks",), "pairs": ("method",)}
+FIXED = {"experts": ("train_tasks",), "explore": ("train_tasks",), "check": ("train_tasks",), "pairs": ("method", "pairs")}
 #: What a stage was made with. An evaluation with other settings than those given now is played anew, since its numbers stand beside
 #: the new ones; of other stages the difference is noted.
 PLAYED = ("seed", "rollout", "policy.max_model_len")
@@ -47,8 +47,6 @@ MADE_WITH = {
     "dpo": ("seed", "dpo"),
     "pairs": (),
 }
-#: Those that no other stage reads.
-LEAVES = ("evaluate", "check")
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def prepare(source: Path, stage: str, config: RunConfig) -> TakeOver:
         record = store.record(each.name)
         why = _why_anew(each, record, old, config, taken.records)
         if why is not None:
-            if each.kind not in LEAVES:
+            if each.kind not in pipeline.LEAVES:
                 raise RunStoreError(f"--from {source.name}:{stage}: {each.name} is needed, but {why}.")
             taken.anew[each.name] = why
             continue

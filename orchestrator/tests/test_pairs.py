@@ -1,9 +1,9 @@
 import itertools
 
-from builders import episode
+from builders import episode, played
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator.pairs import REJECTED_MARGIN_MESSAGES, make_pair, make_pairs
+from orchestrator.pairs import REJECTED_MARGIN_MESSAGES, Cut, make_pair, make_pairs
 from orchestrator.records import Pair
 
 rewards = st.sampled_from([0.0, 0.25, 0.5, 1.0])
@@ -35,6 +35,21 @@ def test_alfworld_is_not_cut() -> None:
     pair = make_pair(episode(30, 0.0, env="alfworld"), episode(3, 1.0, "expert", env="alfworld"))
     assert isinstance(pair, Pair)
     assert len(pair.rejected) == 59
+
+
+def test_a_rejected_agent_is_cut_behind_its_first_other_action_or_its_first_refused_one() -> None:
+    expert = played(["go", "take", "win"], 1.0, "expert")
+    agent = played(["go", "eat", "sing", "take"], 0.0)
+    agent.steps[2] = agent.steps[2].model_copy(update={"valid": False})
+    ends: dict[Cut, str] = {"reference": "take", "diverging": "eat", "refused": "sing"}
+    for cut, action in ends.items():
+        pair = make_pair(agent, expert, cut)
+        assert isinstance(pair, Pair)
+        assert pair.rejected[-1].content.endswith(f"Action: {action}")
+        assert len(pair.chosen) == 5
+    won = make_pair(agent.model_copy(update={"reward": 2.0}), expert, "diverging")
+    assert isinstance(won, Pair)
+    assert (len(won.chosen), len(won.rejected)) == (7, 5)  # an expert that loses is not cut, nor is what is chosen
 
 
 def test_a_tie_makes_no_pair_and_is_counted() -> None:

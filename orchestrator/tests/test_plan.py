@@ -1,7 +1,7 @@
 """The stages of each method."""
 
 import pytest
-from orchestrator.config import RunConfig
+from orchestrator.config import ConfigError, RunConfig
 from orchestrator.pipeline import plan
 
 COMMON = {"name": "one", "train_tasks": {"split": "train"}, "evaluate": [{"split": "test"}], "iterations": 2}
@@ -37,7 +37,21 @@ def test_self_play_needs_no_expert_anywhere() -> None:
     assert found["dpo-2"] == ("pairs-2", "dpo-1")
 
 
-@pytest.mark.parametrize("method", ["eto", "step", "rft"])
+def test_more_sft_goes_on_from_the_policy_before_and_explores_nothing() -> None:
+    found = stages(method="sft")
+    assert list(found) == ["experts", "evaluate-base", "sft", "evaluate-sft", "sft-1", "evaluate-sft-1", "sft-2", "evaluate-sft-2"]
+    assert found["sft-2"] == ("experts", "sft-1")
+
+
+def test_evaluations_and_checks_can_be_left_out_and_nothing_else() -> None:
+    skipped = {"evaluate-base", "check-1"}
+    assert set(stages()) - set(stages(skip=sorted(skipped))) == skipped
+    for name in ("dpo-1", "evaluate-eto-9"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be left out"):
+            stages(skip=[name])
+
+
+@pytest.mark.parametrize("method", ["eto", "step", "rft", "sft"])
 def test_every_stage_reads_only_what_stands_before_it(method: str) -> None:
     for model in ("some/model", SCRATCH):
         before: set[str] = set()
