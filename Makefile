@@ -28,7 +28,7 @@ PARTS := orchestrator/tests=.venv services/env-core/tests=services/env-sciworld/
 # pytest's exit code where no test matches
 NOTHING_CHOSEN := 5
 
-.PHONY: help install ray quickstart test check bench soak up down clean
+.PHONY: help install ray quickstart test check bench soak study up down clean
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
@@ -100,6 +100,9 @@ bench: install ## measure, as ratios in one run: make bench ONLY=sciworld; write
 soak: install $(if $(filter ray_cluster,$(or $(ONLY),ray_cluster)),ray) ## long proofs: make soak ONLY=loop; writes benchmarks/out/soak-ONLY.json; ENV=webshop chooses the environment of ONLY=core_*
 	@set -e; for name in $(or $(ONLY),$(call scripts,benchmarks/soak)); do \
 	  benchmarks/soak/$$name.py $(if $(filter command,$(origin ENV)),--env $(ENV)); done
+
+study: install ## a learning study (docs/results.md): make study ONLY=sciworld; goes on where it was; its runs stay in runs/study-ONLY
+	benchmarks/study/study.py $(or $(ONLY),sciworld)
 
 up: install ## start the services as local processes
 	$(ETO) services up

@@ -69,6 +69,7 @@ def run(
         str | None,
         typer.Option("--from", metavar="RUN:STAGE", help="Go on from a finished stage of another run (docs/ui.md)."),
     ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop when that stage is finished.")] = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list of {name, kind, needs}.")] = False,
@@ -81,13 +82,14 @@ def run(
     from orchestrator.run_store import open_run
 
     loaded = load_config(config, _overrides(settings))
+    steps = pipeline.plan_until(loaded, until)
     if as_json and not dry_run:
         raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
     if dry_run:
         if as_json:
-            typer.echo(json.dumps([{"name": s.name, "kind": s.kind, "needs": s.needs} for s in pipeline.plan(loaded)]))
+            typer.echo(json.dumps([{"name": s.name, "kind": s.kind, "needs": s.needs} for s in steps]))
             return
-        for stage in pipeline.plan(loaded):
+        for stage in steps:
             typer.echo(f"{stage.name:<18} {stage.kind:<9} needs {', '.join(stage.needs) or 'nothing'}")
         return
     display = Display()
@@ -100,7 +102,7 @@ def run(
             for note in taken.notes():
                 display.note(f"note: {note}")
         take_over.check_whole(store)
-        _run(pipeline.run(loaded, store, display, keep_services))
+        _run(pipeline.run(loaded, store, display, steps, keep_services))
         _report(store.path, display.console)
 
 

@@ -92,12 +92,23 @@ def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
     ]
 
 
-async def run(config: RunConfig, store: RunStore, display: Display, keep_services: bool = False) -> bool:
-    """Carry out what is not done yet; returns whether anything was. Services that the run started are stopped at its end."""
+def plan_until(config: RunConfig, last: str | None) -> list[Stage]:
+    """The plan up to a stage; all of it without one. Raises ConfigError for a stage that there is not."""
+    steps = plan(config)
+    names = [s.name for s in steps]
+    if last is not None and last not in names:
+        raise ConfigError(f"the run has no stage {last}; its stages are {', '.join(names)}.")
+    return steps if last is None else steps[: names.index(last) + 1]
+
+
+async def run(config: RunConfig, store: RunStore, display: Display, todo: list[Stage], keep_services: bool = False) -> bool:
+    """Carry out what is not done yet of `todo`, the plan or its beginning; returns whether anything was.
+
+    Services that the run started are stopped at its end.
+    """
     if config.rollout.ray is not None or config.trainer.ray is not None:
         ray_cluster.load()
     owner = f"run:{run_id(store)}"
-    todo = plan(config)
     worked = False
     base: str | None = None
     env, policy = EnvPlacement(config.env, owner, config.rollout), PolicyPlacement(config.policy, owner, config.rollout, display.note)

@@ -2,7 +2,7 @@
 
 import pytest
 from orchestrator.config import ConfigError, RunConfig
-from orchestrator.pipeline import plan
+from orchestrator.pipeline import plan, plan_until
 
 COMMON = {"name": "one", "train_tasks": {"split": "train"}, "evaluate": [{"split": "test"}], "iterations": 2}
 SCRATCH = {"hidden_size": 64, "heads": 2}
@@ -49,6 +49,14 @@ def test_evaluations_and_checks_can_be_left_out_and_nothing_else() -> None:
     for name in ("dpo-1", "evaluate-eto-9"):
         with pytest.raises(ConfigError, match=f"{name} cannot be left out"):
             stages(skip=[name])
+
+
+def test_a_plan_ends_with_the_stage_that_is_named() -> None:
+    config = RunConfig.model_validate(COMMON)
+    assert [s.name for s in plan_until(config, "sft")] == ["experts", "evaluate-base", "sft"]
+    assert len(plan_until(config, None)) == len(plan_until(config, "evaluate-eto-2")) == len(plan(config))
+    with pytest.raises(ConfigError, match="no stage sft-9; its stages are experts, evaluate-base, sft, "):
+        plan_until(config, "sft-9")
 
 
 @pytest.mark.parametrize("method", ["eto", "step", "rft", "sft"])

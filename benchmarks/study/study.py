@@ -1,0 +1,200 @@
+#!.venv/bin/python
+"""A learning study: arms that start from one SFT policy, settings chosen on dev tasks, test tasks looked at once.
+
+    make study ONLY=sciworld, or benchmarks/study/study.py sciworld [--seeds 1] [--runs DIR] [--summary]
+
+NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
+looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. `--summary` counts
+what is there. Writes benchmarks/out/study-NAME.json, and docs/results/NAME.svg.
+
+An arm with `choose` is run once for each choice with the first seed, and evaluated on dev; the best mean score there (the earlier of
+equals) is what all seeds then play on test. Differences are to the control, on the same tasks and seeds; intervals by bootstrap over tasks.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from orchestrator.records import Episode
+from orchestrator.statistics import bootstrap_mean, paired_difference, wilson
+
+from orchestrator import jsonl
+
+ROOT = Path(__file__).parents[2]
+ETO = str(ROOT / ".venv" / "bin" / "eto")
+Seeded = dict[tuple[int, str], Episode]
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `below`, with those of `above` in their place."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+class Study:
+    """The runs of a study and where they are."""
+
+    def __init__(self, name: str, runs: Path) -> None:
+        self.name, self.runs = name, runs
+        self.plan: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "study" / f"{name}.yaml").read_text())
+        self.arms: dict[str, dict[str, Any]] = self.plan["arms"]
+
+    def carry_out(self, seeds: list[int]) -> None:
+        """Everything that is not done yet, a seed at a time."""
+        for seed in seeds:
+            last = max((arm["from"] for arm in self.arms.values()), key=lambda stage: stage.startswith("explore"))
+            self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=last)
+            for name, arm in self.arms.items():
+                if seed == seeds[0] and "choose" in arm:
+                    for number, choice in enumerate(arm["choose"]):
+                        settings = merged(merged(arm["config"], choice), {"skip": ["evaluate-base", "evaluate-sft"]})
+                        self._run(f"{name}-c{number}-s{seed}", seed, settings, "dev", f"base-s{seed}:{arm['from']}")
+                config = merged(arm["config"], self.chosen(name, seeds[0]))
+                skip = ["evaluate-base"] if not config.get("iterations", 1) else ["evaluate-base", "evaluate-sft"]
+                self._run(f"{name}-s{seed}", seed, merged(config, {"skip": skip}), "test", f"base-s{seed}:{arm['from']}")
+
+    def chosen(self, name: str, seed: int) -> dict[str, Any]:
+        """The choice of an arm with the best score on dev."""
+        choices: list[dict[str, Any]] = self.arms[name].get("choose", [{}])
+        return max(choices, key=lambda c: self.dev_score(name, choices.index(c), seed)) if len(choices) > 1 else choices[0]
+
+    def dev_score(self, name: str, number: int, seed: int) -> float:
+        """Mean score on dev of one choice."""
+        return bootstrap_mean([e.score for e in self._evaluated(f"{name}-c{number}-s{seed}").values()]).mean
+
+    def _run(
+        self, name: str, seed: int, settings: Mapping[str, Any], tasks: str, origin: str | None = None, until: str | None = None
+    ) -> None:
+        """`eto run`, unless it is done. `until`: the run is stopped once that stage is finished, as nothing after it is needed."""
+        config = {**merged(self.plan["base"], settings), "name": name, "seed": seed, "evaluate": self.plan[tasks]}
+        file = self.runs / "configs" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        if (self.runs / name / "report.json").exists() or (until and (self.runs / name / "stages" / until / "done.json").exists()):
+            return
+        if until:
+            config = {**config, "iterations": 1}
+        print(f"== {name}", flush=True)
+        command = [ETO, "run", str(file), "--runs", str(self.runs), "--keep-services", *(["--until", until] if until else [])]
+        subprocess.run([*command, *(["--from", origin] if origin else [])], cwd=ROOT, check=True)
+
+    def _evaluated(self, run: str) -> dict[str, Episode]:
+        """The last evaluation of a run, by task."""
+        files = sorted((self.runs / run / "stages").glob("evaluate-*/episodes.jsonl"), key=lambda f: f.stat().st_mtime)
+        return {e.task_id: e for e in jsonl.read(files[-1], Episode)} if files else {}
+
+    def tested(self, arm: str, seeds: list[int]) -> Seeded:
+        """An arm's test episodes."""
+        return {(seed, task): e for seed in seeds for task, e in self._evaluated(f"{arm}-s{seed}").items()}
+
+    def trained(self, arm: str, seeds: list[int]) -> list[dict[str, Any]]:
+        """What the trainer says of each seed's last job, and where its log-probabilities stood."""
+        return [m for seed in seeds if (m := self._metrics(f"{arm}-s{seed}"))]
+
+    def _metrics(self, run: str) -> dict[str, Any]:
+        files = [self.runs / run / "stages" / stage / "done.json" for stage in ("dpo-1", "rft-1", "sft-1", "sft")]
+        done = next((json.loads(f.read_text()) for f in files if f.exists()), {})
+        return {**done.get("summary", {}).get("metrics", {}), "job_s": done.get("duration_s")} if done else {}
+
+
+def repeated(episode: Episode) -> Iterator[bool]:
+    """For each turn, whether the same action was taken before in the episode with the same observation as answer: a loop."""
+    seen: set[tuple[str | None, str]] = set()
+    answers = [m.content for m in episode.turns if m.role == "user"]
+    for step, answer in zip(episode.steps, answers, strict=False):
+        yield (step.action, answer) in seen
+        seen.add((step.action, answer))
+
+
+def row(name: str, episodes: Seeded, control: Seeded, trained: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of an arm."""
+    scores = bootstrap_mean([e.score for e in episodes.values()], clusters=[task for _, task in episodes])
+    won = wilson(sum(e.success for e in episodes.values()), len(episodes))
+    turns = [(step, loop) for e in episodes.values() for step, loop in zip(e.steps, repeated(e), strict=False)]
+    against = {}
+    if name != "control" and episodes.keys() & control.keys() and episodes is not control:
+        difference = paired_difference(
+            {k: e.score for k, e in episodes.items()}, {k: e.score for k, e in control.items()}, cluster_of=lambda key: key[1]
+        )
+        against = {
+            "difference": [difference.mean, difference.low, difference.high],
+            "wins_ties_losses": [difference.wins, difference.ties, difference.losses],
+        }
+        against["p"] = difference.p
+    return {
+        "arm": name,
+        "episodes": len(episodes),
+        "seeds": sorted({seed for seed, _ in episodes}),
+        "score": [scores.mean, scores.low, scores.high],
+        "success": [won.mean, won.low, won.high],
+        **against,
+        "steps": sum(len(e.steps) for e in episodes.values()) / len(episodes),
+        "invalid": sum(not step.valid for step, _ in turns) / len(turns),
+        "repeated": sum(loop for _, loop in turns) / len(turns),
+        "trained": [
+            {k: m[k] for k in ("steps", "examples", "logp_chosen", "logp_rejected", "chosen_fall", "accuracy", "job_s") if k in m}
+            for m in trained
+        ],
+    }
+
+
+def summary(study: Study, seeds: list[int]) -> dict[str, Any]:
+    """All arms that were tested."""
+    control = study.tested(study.plan["control"], seeds)
+    rows = [
+        row(n, found, control if n != study.plan["control"] else {}, study.trained(n, seeds))
+        for n in study.arms
+        if (found := study.tested(n, seeds))
+    ]
+    dev = {
+        name: [{"choice": choice, "score": study.dev_score(name, i, seeds[0])} for i, choice in enumerate(arm["choose"])]
+        for name, arm in study.arms.items()
+        if "choose" in arm and all((study.runs / f"{name}-c{i}-s{seeds[0]}" / "report.json").exists() for i in range(len(arm["choose"])))
+    }
+    return {"study": study.name, "control": study.plan["control"], "seeds": seeds, "dev": dev, "arms": rows}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"\n{found['study']}: test tasks; differences to {found['control']} on the same tasks and seeds; 95 % intervals")
+    for r in found["arms"]:
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*r["difference"]) if "difference" in r else ""
+        score, success = "{:.3f} [{:.3f}, {:.3f}]".format(*r["score"]), "{:.1%} [{:.1%}, {:.1%}]".format(*r["success"])
+        turns = f"steps {r['steps']:.1f}  invalid {r['invalid']:.1%}  repeated {r['repeated']:.1%}"
+        print(f"{r['arm']:<14} n {r['episodes']:>4}  {score}  {success}  {difference:<26} {turns}")
+
+
+def main() -> None:
+    """Run the study, or what is left of it, and count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(f.stem for f in (ROOT / "benchmarks" / "study").glob("*.yaml")))
+    parser.add_argument("--seeds", type=int, help="only the first so many")
+    parser.add_argument("--runs", type=Path, help="where its runs are (default: runs/study-NAME)")
+    parser.add_argument("--summary", action="store_true", help="run nothing, count what is there")
+    given = parser.parse_args()
+    study = Study(given.name, (given.runs or ROOT / "runs" / f"study-{given.name}").resolve())
+    seeds = study.plan["seeds"][: given.seeds]
+    if not given.summary:
+        try:
+            study.carry_out(seeds)
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"{' '.join(error.cmd)} ended with status {error.returncode}; start the study again to go on.")
+        finally:
+            subprocess.run([ETO, "services", "down"], cwd=ROOT, check=False)
+    found = summary(study, seeds)
+    out = ROOT / "benchmarks" / "out" / f"study-{study.name}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
+
+
+if __name__ == "__main__":
+    main()
