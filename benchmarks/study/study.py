@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from figure import draw
 from orchestrator.records import Episode
 from orchestrator.statistics import bootstrap_mean, paired_difference, wilson
 
@@ -193,6 +194,10 @@ def main() -> None:
     out = ROOT / "benchmarks" / "out" / f"study-{study.name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
+    if found["arms"]:
+        picture = ROOT / "docs" / "results" / f"{study.name}.svg"
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_text(draw(found))
     show(found)
 
 

@@ -44,7 +44,6 @@ class Service:
     environment: dict[str, str] = field(default_factory=dict)
     ends_with_starter: bool = False
     start_timeout_s: float = 300.0
-    stop_timeout_s: float = 20.0
 
 
 @dataclass(frozen=True)

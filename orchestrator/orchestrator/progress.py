@@ -76,12 +76,11 @@ class StageProgress:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The stage is done."""
-        self._display.bars.remove_task(self._bar)
         seconds = time.monotonic() - self._started
         self._display.line("done", self._name, f"{seconds:6.1f} s", summary)
 
-    def abandon(self) -> None:
-        """The stage was left unfinished."""
+    def leave(self) -> None:
+        """The stage was left, finished or not."""
         self._display.bars.remove_task(self._bar)
 
 
@@ -118,10 +117,8 @@ class Display:
         self.bars.start()
         try:
             yield progress
-        except BaseException:
-            progress.abandon()
-            raise
         finally:
+            progress.leave()
             self.bars.stop()
 
     def skipped(self, name: str, summary: dict[str, Any]) -> None:

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-#: Text is set in these units, and a chart is drawn about as wide as a phone, so that it is legible there without zooming.
+#: A chart is set in these units, and is drawn about as wide as a phone, so that it is legible there without zooming.
 WIDTH = 380
-TEXT = 11
 MINUS = "\N{MINUS SIGN}"
 CHARACTER = 6.1  # an upper estimate of a character's width at that size
 MOST_POINTS = 300

@@ -1,0 +1,54 @@
+"""A study's result as a figure: what each arm scores on test, and how far it is from the control."""
+
+from html import escape
+from typing import Any
+
+ROW, TOP, LEFT, WIDTH, GAP = 30, 54, 130, 250, 40
+STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600}.n{fill:#666}line{stroke:#ddd}.zero{stroke:#888}"
+    ".i{stroke:#1f5fa8;stroke-width:2}circle{fill:#1f5fa8}"
+)
+
+
+def draw(found: dict[str, Any]) -> str:
+    """SVG with a row for each arm; intervals of 95 %."""
+    arms = found["arms"]
+    differences = [r["difference"] for r in arms if "difference" in r]
+    reach = max([0.05, *(abs(x) for d in differences for x in d)])
+    height, right = TOP + ROW * len(arms) + 30, LEFT + WIDTH + GAP
+    body = [_text(LEFT, 18, f"{found['study']}: test tasks, 95 % intervals", "t"), _text(LEFT, 40, "mean score", "n")]
+    body += [_text(right, 40, f"difference to {found['control']}, same tasks and seeds", "n"), *_axis(LEFT, 0.0, 1.0, height, "{:.1f}")]
+    body += _axis(right, -reach, reach, height, "{:+.2f}")
+    for i, r in enumerate(arms):
+        y = TOP + ROW * i + ROW / 2
+        body += [_text(LEFT - 10, y + 4, f"{r['arm']} (n {r['episodes']})", anchor="end"), *_dot(LEFT, y, r["score"], 0.0, 1.0)]
+        if "difference" in r:
+            body += _dot(right, y, r["difference"], -reach, reach)
+    size = f"{right + WIDTH + 20} {height}"
+    title = escape(f"{found['study']}: scores of the arms and their differences to {found['control']}")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img"><title>{title}</title><style>{STYLE}</style>' + (
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
+    )
+
+
+def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css: str = "") -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
+
+
+def _axis(left: float, low: float, high: float, height: float, form: str) -> list[str]:
+    marks = [low + (high - low) * i / 4 for i in range(5)]
+    lines = [_line(x, TOP, x, height - 28, "zero" if mark == 0 else "") for mark in marks for x in [_at(left, mark, low, high)]]
+    return [*lines, *(_text(_at(left, mark, low, high), height - 12, form.format(mark), "n", "middle") for mark in marks)]
+
+
+def _dot(left: float, y: float, interval: list[float], low: float, high: float) -> list[str]:
+    mean, start, end = (_at(left, value, low, high) for value in interval)
+    return [_line(start, y, end, y, "i"), f'<circle cx="{mean:.1f}" cy="{y:.1f}" r="4"/>']
+
+
+def _at(left: float, value: float, low: float, high: float) -> float:
+    return left + (value - low) / (high - low) * WIDTH
