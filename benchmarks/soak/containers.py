@@ -7,12 +7,13 @@ build: every image from this tree, with times and sizes.
 system: `docker compose up --wait` on sample data; an episode's first step at each environment from this machine; each environment's
 container killed with SIGKILL, after which its open session must go on.
 run: a whole ETO run of the smallest sizes in containers: jobs started by the docker SDK, weights changed in the running policy container.
-kills: the same again, with the containers of the trainer, the policy, the page and the orchestrator killed in turn.
+kills: the same again, with the containers of the trainer, the policy, the page and the orchestrator killed in turn. After run.
+overrides: compose.dev.yml; compose.remote-policy.yml with a policy server outside of the system, which serves a model of run.
 scale: three replicas of ScienceWorld; sessions are spread over them and stay where they were made; one is removed for good in mid-rollout.
 jobs: a training job whose files travel; its orchestrator killed with SIGKILL in mid-job, after which the next must find the same container;
 a job whose container is killed, which must say so and end within the same call; a job that is cancelled, whose container must stop.
-ssh: a job on an engine behind a real sshd, whose connections are cut in mid-job; needs openssh-server.
-At the end `down -v` must leave nothing. Needs an engine with compose. Writes benchmarks/out/soak-containers.json.
+ssh: a job on an engine behind a real sshd, whose connections are cut in mid-job. Needs openssh-server.
+At the end `down -v` must leave nothing. Needs root and an engine with compose. Writes benchmarks/out/soak-containers.json.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 
 from containers_engine import build, check, compose, docker, failures, left, report
 from containers_jobs import jobs
+from containers_overrides import overrides
 from containers_run import environments, kills, run
 from containers_scale import scale
 from containers_ssh import ssh
@@ -38,7 +40,7 @@ def system() -> dict[str, Any]:
     return {"healthy_s": healthy, **environments()}
 
 
-PARTS = (build, system, run, kills, scale, jobs, ssh)
+PARTS = (build, system, run, kills, overrides, scale, jobs, ssh)
 
 
 def main() -> int:
@@ -51,13 +53,15 @@ def main() -> int:
         print("skipped: no container engine with compose answers here (docker info, docker compose version)")
         return 0
     figures: dict[str, Any] = {"load": {}}
+    down = ("--profile", "*", "down", "-v", "--remove-orphans")
+    compose(*down)  # what an interrupted soak left
     try:
         for part in chosen:
             print(f"-- {part.__name__}, load {os.getloadavg()[0]:.1f}", flush=True)
             figures["load"][part.__name__] = round(os.getloadavg()[0], 1)
             figures |= part()
     finally:
-        compose("--profile", "*", "down", "-v", "--remove-orphans")
+        compose(*down)
     check(not left(), "down -v left no container, volume or network")
     report({**figures, "failures": failures})
     return 1 if failures else 0
