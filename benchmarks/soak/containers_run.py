@@ -18,7 +18,7 @@ from containers_engine import PORTS, PROJECT, ROOT, check, compose, compose_comm
 sys.path.insert(0, str(ROOT / "tests"))
 from tiny_run import STAGES, TYPES
 
-FILES = ("docker-compose.yml", "compose.jobs.yml")
+FILES = ("compose.jobs.yml",)
 FIRST, SECOND = "tiny", "killed"
 POLICY, UI = f"{PROJECT}-policy-cpu-1", f"{PROJECT}-ui-1"
 EVALUATED = {"evaluate-base": "init", "evaluate-sft": "sft", "evaluate-eto-1": "dpo-1"}

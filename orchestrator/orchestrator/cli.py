@@ -28,7 +28,7 @@ Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs
 Json = Annotated[bool, typer.Option("--json", help="Print {out, episodes, mean_score, success}; progress goes to standard error.")]
 EnvUrl = Annotated[
     str | None,
-    typer.Option(help="Its service. Default: ETO_SCIWORLD_URL and so on, else its port on this machine."),
+    typer.Option(help="Its service, or replicas by commas. Default: ETO_SCIWORLD_URL and so on, else its port on this machine."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
-from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, TrainerSection, policy_urls
+from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, TrainerSection, server_urls
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
@@ -27,16 +27,19 @@ from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
 PATIENCE_S = 10.0
 
 
-def env_address(name: str, url: str | None) -> str:
-    """Where an environment's service is asked. Raises ConfigError for an unknown one."""
+def env_addresses(name: str, url: str | None) -> list[str]:
+    """Where an environment's service, or its replicas, are asked. Raises ConfigError for an unknown one."""
     if name not in ENV_PORTS:
         raise ConfigError(f"--env {name} is unknown; known: {', '.join(ENV_PORTS)}.")
-    return url or EnvSection.model_validate({"name": name}).address
+    try:
+        return server_urls(url.split(",")) if url else EnvSection.model_validate({"name": name}).addresses
+    except ValueError as error:
+        raise ConfigError(f"--env-url: {error}") from error
 
 
 async def experts(env_name: str, env_url: str | None, tasks: TaskSet, out: Path, seed: int, as_json: bool = False) -> None:
     """`eto experts`."""
-    async with EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
+    async with EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
         prompt = load_prompt(env_name)
         player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
@@ -45,7 +48,7 @@ async def experts(env_name: str, env_url: str | None, tasks: TaskSet, out: Path,
 def rollout_settings(urls: list[str], given: dict[str, Any]) -> tuple[list[str], RolloutSection]:
     """The URLs and settings of `eto rollout`. Raises ConfigError."""
     try:
-        return policy_urls(urls) if urls else PolicySection().addresses, RolloutSection.model_validate(given)
+        return server_urls(urls) if urls else PolicySection().addresses, RolloutSection.model_validate(given)
     except ValidationError as error:
         faults = [f"--{str(f['loc'][0]).replace('_', '-')}: {f['msg']}" for f in error.errors()]
         raise ConfigError("; ".join(faults)) from error
@@ -75,7 +78,7 @@ async def rollout(
         record=settings.record_tokens,
     )
     async with (
-        EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env,
+        EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env,
         PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
     ):
         player = Player(

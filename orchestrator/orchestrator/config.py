@@ -52,17 +52,30 @@ class EnvSection(_Section):
     """The environment service."""
 
     name: Literal["sciworld", "webshop", "alfworld"] = "sciworld"
-    url: str | None = Field(None, description="where it runs; null: it is started here. Not given: ETO_SCIWORLD_URL and so on, if set")
+    url: list[str] | None = Field(
+        None,
+        description="where it runs, or a list of replicas; null: it is started here. Not given: ETO_SCIWORLD_URL and so on, if set",
+    )
     port: int | None = Field(None, description="port when started here; null: the environment's own, 8001 to 8003")
     max_engines: int = Field(8, ge=1, description="engines when started here; sessions take turns on them; 250 MB each of ScienceWorld")
     prompt: Path | None = Field(
         None, description="instead of the packaged prompt: a file of your own, or trajectories (.json, .jsonl) that have one"
     )
 
+    @field_validator("url", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("url")
+    @classmethod
+    def _urls_can_be_asked(cls, given: list[str] | None) -> list[str] | None:
+        return server_urls(given) if given is not None else None
+
     @model_validator(mode="after")
     def _found_in_the_environment(self) -> "EnvSection":
-        if "url" not in self.model_fields_set:
-            self.url = os.environ.get(f"ETO_{self.name.upper()}_URL") or None
+        if "url" not in self.model_fields_set and (known := os.environ.get(f"ETO_{self.name.upper()}_URL")):
+            self.url = server_urls(known.split(","))
         return self
 
     @property
@@ -71,9 +84,9 @@ class EnvSection(_Section):
         return self.port if self.port is not None else ENV_PORTS[self.name]
 
     @property
-    def address(self) -> str:
+    def addresses(self) -> list[str]:
         """Where it is asked, wherever it runs."""
-        return self.url or f"http://127.0.0.1:{self.local_port}"
+        return self.url or [f"http://127.0.0.1:{self.local_port}"]
 
 
 class PolicySection(_Section):
@@ -101,12 +114,12 @@ class PolicySection(_Section):
     @field_validator("url")
     @classmethod
     def _urls_can_be_asked(cls, given: list[str] | None) -> list[str] | None:
-        return policy_urls(given) if given is not None else None
+        return server_urls(given) if given is not None else None
 
     @model_validator(mode="after")
     def _found_in_the_environment(self) -> "PolicySection":
         if "url" not in self.model_fields_set and (known := os.environ.get("ETO_POLICY_URL")):
-            self.url = policy_urls(known.split(","))
+            self.url = server_urls(known.split(","))
         return self
 
     @property
@@ -115,7 +128,7 @@ class PolicySection(_Section):
         return self.url or [f"http://127.0.0.1:{self.port}"]
 
 
-def policy_urls(given: Sequence[str]) -> list[str]:
+def server_urls(given: Sequence[str]) -> list[str]:
     """Base URLs without the `/v1` that many write behind them. Raises ValueError for what is no list of different URLs."""
     urls = [url.rstrip("/").removesuffix("/v1") for url in given]
     for url in urls:

@@ -48,7 +48,7 @@ def examine(config: RunConfig | None, runs: Path) -> list[Finding]:
         *_installed(env, policy),
         _data(env),
         _gpu(policy),
-        _endpoint("environment", f"env-{env.name}", env.url, env.local_port, "/ready", "ETO_ENV_TOKEN", os.environ.get("ETO_ENV_TOKEN")),
+        *_environments(env),
         *_policy_servers(policy),
     ]
 
@@ -164,6 +164,12 @@ def _gpu(policy: PolicySection) -> Finding:
     if policy.device == "cuda" and policy.url is None:
         return Finding("GPU", "fail", "none that nvidia-smi shows", "Set policy.device to auto or cpu, or install the driver.")
     return Finding("GPU", "ok", "none: models run on the CPU, which suits those below about a billion weights")
+
+
+def _environments(env: EnvSection) -> Iterator[Finding]:
+    urls: list[str | None] = [*env.url] if env.url is not None else [None]
+    for url in urls:
+        yield _endpoint("environment", f"env-{env.name}", url, env.local_port, "/ready", "ETO_ENV_TOKEN", os.environ.get("ETO_ENV_TOKEN"))
 
 
 def _policy_servers(policy: PolicySection) -> Iterator[Finding]:

@@ -23,8 +23,9 @@ class EnvPlacement:
     def __init__(self, section: EnvSection, owner: str, rollout: RolloutSection, ends_with_starter: bool = False) -> None:
         self._section, self._owner, self._ends_with_starter = section, owner, ends_with_starter
         self._recovering = asyncio.Lock()
-        url = section.address
-        self.client = EnvClient(url, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start)
+        self.client = EnvClient(
+            section.addresses, section.name, patience_s=rollout.patience_s, unreachable=None if section.url else self.start
+        )
 
     async def start(self) -> None:
         """Bring it up if it is to run here and does not."""

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,7 +77,9 @@ async def prepare_model(name: str) -> str:
     try:
         python = places.service_python("policy")
     except FileNotFoundError:
-        return name  # policy.url names a server elsewhere
+        # policy.url names a server elsewhere, which may share its folder of prepared models with us, as in docker-compose.yml
+        prepared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eto" / "models" / name
+        return str(prepared) if (prepared / "manifest.json").exists() else name
     command = [str(python), "-m", "policy", "prepare", name]
     done = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     out, err = await done.communicate()

@@ -78,8 +78,8 @@ def test_the_shipped_configurations_are_valid() -> None:
 def test_addresses_come_from_the_environment_where_the_file_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETO_WEBSHOP_URL", "http://shop:8001")
     monkeypatch.setenv("ETO_POLICY_URL", "http://a:8000/v1,http://b:8000")
-    assert EnvSection.model_validate({"name": "webshop"}).address == "http://shop:8001"
-    assert EnvSection.model_validate({"name": "webshop", "url": None}).address == "http://127.0.0.1:8001"
-    assert EnvSection.model_validate({"name": "alfworld"}).address == "http://127.0.0.1:8003"
+    assert EnvSection.model_validate({"name": "webshop"}).addresses == ["http://shop:8001"]
+    assert EnvSection.model_validate({"name": "webshop", "url": None}).addresses == ["http://127.0.0.1:8001"]
+    assert EnvSection.model_validate({"name": "alfworld"}).addresses == ["http://127.0.0.1:8003"]
     assert PolicySection().addresses == ["http://a:8000", "http://b:8000"]
     assert PolicySection.model_validate({"url": None}).addresses == ["http://127.0.0.1:8000"]

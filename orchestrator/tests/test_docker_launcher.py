@@ -78,9 +78,9 @@ def test_the_compose_system_says_where_its_parts_are(monkeypatch):
     monkeypatch.setenv("ETO_POLICY_URL", "http://policy:8000")
     monkeypatch.setenv("ETO_LAUNCHER", "docker")
     monkeypatch.setenv("ETO_TRAINER_SHARE", "eto_runs:/runs,eto_models:/models:ro")
-    assert EnvSection(name="webshop").url == "http://env-webshop:8001"
+    assert EnvSection(name="webshop").url == ["http://env-webshop:8001"]
     assert EnvSection(name="sciworld").url is None
-    assert EnvSection(name="webshop", url="http://elsewhere:1").url == "http://elsewhere:1"
+    assert EnvSection.model_validate({"name": "webshop", "url": "http://elsewhere:1"}).url == ["http://elsewhere:1"]
     assert PolicySection().url == ["http://policy:8000"]
     section = TrainerSection().docker
     assert section is not None

@@ -35,3 +35,16 @@ def test_a_service_that_was_dying_while_it_was_looked_at_is_started_anew(monkeyp
 
 async def _never() -> bool:
     return False
+
+
+def test_without_a_policy_server_here_a_model_is_what_the_one_elsewhere_has_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETO_ROOT", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "models"))
+    prepared = tmp_path / "models/eto/models/small"
+    prepared.mkdir(parents=True)
+    (prepared / "manifest.json").write_text("{}")
+    assert asyncio.run(services.prepare_model("small")) == str(prepared)
+    assert asyncio.run(services.prepare_model("somebody/large")) == "somebody/large"
+    assert asyncio.run(services.prepare_model(str(prepared))) == str(prepared)

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from orchestrator import jsonl, places
-from orchestrator.commands import env_address
+from orchestrator.commands import env_addresses
 from orchestrator.config import ConfigError
 from orchestrator.env_client import EnvClient
 from orchestrator.progress import Display
@@ -38,7 +38,7 @@ async def import_trajectories(
     prompt = load_prompt(env_name, prompt_file)
     verdicts: dict[int, Verdict] = {}
     queue: Iterator[tuple[int, formats.Trajectory]] = iter(enumerate(rows))
-    async with EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
+    async with EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
         with Display().stage(out.name, "import") as progress:
             progress.total(len(rows), "trajectories")
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -83,6 +84,10 @@ def check(settings: ServeSettings, environment: Mapping[str, str]) -> None:
             "--adapters was asked for, but on a CPU an adapter makes each token more than five times as expensive. "
             "Merge it into the weights and swap those in place, or serve on a GPU."
         )
+    if settings.device == "cpu" and settings.eager is False and compiler(environment) is None:
+        raise PolicyError(
+            "--compile was asked for, but there is no C++ compiler here (g++, or what CXX names). Install one, or leave --compile out."
+        )
 
 
 def check_port_is_free(host: str, port: int) -> None:
@@ -145,7 +150,14 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
     return [*arguments, *settings.extra]
 
 
-def serve_environment(model: Model, settings: ServeSettings, environment: Mapping[str, str], preload: list[Path]) -> dict[str, str]:
+def compiler(environment: Mapping[str, str]) -> str | None:
+    """The C++ compiler that torch.compile would take, where there is one."""
+    return shutil.which(environment.get("CXX") or "g++")
+
+
+def serve_environment(
+    model: Model, settings: ServeSettings, environment: Mapping[str, str], preload: list[Path], compiler: str | None
+) -> dict[str, str]:
     """The environment of `vllm serve`. What the caller's environment says about tuning is kept."""
     result = dict(environment)
     result["VLLM_NO_USAGE_STATS"] = "1"
@@ -162,6 +174,9 @@ def serve_environment(model: Model, settings: ServeSettings, environment: Mappin
             result.setdefault("VLLM_CPU_KVCACHE_SPACE", str(DEFAULT_CPU_KV_CACHE_GIB))
         else:
             result.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over --kv-cache-memory-bytes
+        # Eager or not, vLLM compiles some functions of the sampler; where nothing can compile, their first use ends the engine.
+        if compiler is None:
+            result.setdefault("TORCHDYNAMO_DISABLE", "1")
         # By default vLLM keeps one core for itself: half of a machine with two.
         result.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         already = result.get("LD_PRELOAD", "")
@@ -185,7 +200,7 @@ def preload_libraries() -> list[Path]:
 def start(model: Model, settings: ServeSettings) -> None:
     """Become the server: signals sent to this process reach vLLM itself."""
     preload = preload_libraries() if settings.device == "cpu" else []
-    environment = serve_environment(model, settings, os.environ, preload)
+    environment = serve_environment(model, settings, os.environ, preload, compiler(os.environ))
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", *serve_arguments(model, settings)]
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)  # noqa: S606

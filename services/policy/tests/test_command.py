@@ -18,7 +18,7 @@ def arguments(model: Model = MODEL, **settings: object) -> list[str]:
 
 
 def environment(caller: dict[str, str] | None = None, model: Model = MODEL, **settings: object) -> dict[str, str]:
-    return server.serve_environment(model, ServeSettings(**settings), caller or {}, [])
+    return server.serve_environment(model, ServeSettings(**settings), caller or {}, [], "/usr/bin/g++")
 
 
 def value(command: list[str], option: str) -> str:
@@ -98,8 +98,16 @@ def test_our_token_becomes_vllms_key_and_stays_out_of_the_process_list():
 def test_libraries_are_preloaded_once_and_before_the_callers():
     libraries = [Path("/lib/libtcmalloc_minimal.so.4"), Path("/lib/libiomp5.so")]
     settings = ServeSettings()
-    result = server.serve_environment(MODEL, settings, {"LD_PRELOAD": "/x/libiomp5.so"}, libraries)
+    result = server.serve_environment(MODEL, settings, {"LD_PRELOAD": "/x/libiomp5.so"}, libraries, None)
     assert result["LD_PRELOAD"] == "/lib/libtcmalloc_minimal.so.4:/x/libiomp5.so"
+
+
+def test_without_a_compiler_nothing_is_compiled_on_a_cpu():
+    assert "TORCHDYNAMO_DISABLE" not in environment()
+    assert server.serve_environment(MODEL, ServeSettings(), {}, [], None)["TORCHDYNAMO_DISABLE"] == "1"
+    assert "TORCHDYNAMO_DISABLE" not in server.serve_environment(MODEL, ServeSettings(device="cuda"), {}, [], None)
+    with pytest.raises(PolicyError, match="C\\+\\+ compiler"):
+        server.check(ServeSettings(eager=False), {"CXX": "no-such-compiler"})
 
 
 def test_adapters_can_be_loaded_at_run_time_on_a_gpu():
