@@ -32,7 +32,7 @@ NOT_COUNTED = "unknown: how many tasks the environment has. Start it (`eto servi
 #: A file's first so many episodes tell what one costs.
 SAMPLE = 200
 TRAINING = ("sft", "rft", "dpo", "init")
-PLAYED = ("explore", "check", "evaluate")
+PLAYED = ("explore", "check", "evaluate", "dev")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def _episodes(line: Estimate, config: RunConfig, past: list[_Past], counts: Mapp
     if number is None:
         return replace(line, basis=NOT_COUNTED)
     for run in past:
-        records = [r for r in run.of_kind(line.kind) if r.summary.get("episodes")]
+        kinds = ("dev", "evaluate") if line.kind == "dev" else (line.kind,)
+        records = [r for kind in kinds for r in run.of_kind(kind) if r.summary.get("episodes")]
         if line.kind != "experts" and run.config.model != config.model:
             continue
         record = next((r for r in records if r.stage == line.name), records[-1] if records else None)
@@ -210,17 +211,24 @@ def _records(store: RunStore) -> dict[str, StageRecord]:
 
 async def _counts(config: RunConfig, past: list[_Past]) -> dict[str, int | None]:
     """How many episodes each kind of stage plays."""
-    sets = [config.train_tasks, *config.evaluate]
+    sets: list[TaskSet] = [config.train_tasks, *config.evaluate]
+    dev = config.dev
+    if dev is not None and dev.split is not None:
+        sets.append(TaskSet(split=dev.split, types=dev.types, per_type=dev.per_type))
     known = [_count_from(s, past) for s in sets]
     if None in known:
         asked = await _ask(config, sets)
         known = [k if k is not None else a for k, a in zip(known, asked, strict=True)]
-    train, held_out = known[0], known[1:]
-    sizes = [n for n in held_out if n is not None]
-    evaluated = sum(sizes) if len(sizes) == len(held_out) else None
+    train, sizes = known[0], known[1 : 1 + len(config.evaluate)]
+    samples = [n * s.samples for n, s in zip(sizes, config.evaluate, strict=True) if n is not None]
+    evaluated = sum(samples) if len(samples) == len(sizes) else None
+    chosen_by = known[-1] if dev is not None and dev.split is not None else None
+    if dev is not None and dev.held_out is not None and config.train_tasks.types and train is not None:
+        chosen_by = dev.held_out * len(config.train_tasks.types)
+        train -= chosen_by
     explored = None if train is None else train * config.explore.samples
     checked = None if train is None else min(train, config.collapse.tasks)
-    return {"experts": train, "explore": explored, "check": checked, "evaluate": evaluated}
+    return {"experts": train, "explore": explored, "check": checked, "evaluate": evaluated, "dev": chosen_by}
 
 
 def _count_from(tasks: TaskSet, past: list[_Past]) -> int | None:
