@@ -191,7 +191,7 @@ def _why_anew(stage: Stage, record: StageRecord | None, old: RunConfig, new: Run
     if record.inputs != inputs:
         return "it was made from other files than the stages before it hold now"
     if stage.kind in ("evaluate", "dev") and (other := _differing(stage, old, new)):
-        return f"there {', '.join(f'{key} is {value}' for key, value in other.items())}"
+        return f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'} from there"
     return None
 
 
