@@ -75,6 +75,18 @@ def test_a_finished_run_started_again_does_nothing_and_reports(run: Run) -> None
     assert (run.folder / "report.html").stat().st_mtime > 0
 
 
+def test_the_best_policy_is_chosen_by_tasks_that_were_neither_trained_on_nor_evaluated(run: Run) -> None:
+    report = json.loads((run.folder / "report.json").read_text())
+    assert [(row["policy"], row["n"], row["checkpoint"]) for row in report["dev"]] == [
+        ("sft", 2, "stages/sft/checkpoint"),
+        ("eto-1", 2, "stages/dpo-1/checkpoint"),
+    ]
+    assert sum(row["best"] for row in report["dev"]) == 1
+    tasks = {stage: {e.task_id for e in run.episodes(stage)} for stage in ("experts", "explore-1", "dev-sft", "evaluate-sft")}
+    assert tasks["explore-1"] <= tasks["experts"]
+    assert not tasks["dev-sft"] & (tasks["experts"] | tasks["explore-1"] | tasks["evaluate-sft"])
+
+
 def test_another_run_goes_on_from_its_pairs_with_dpo_settings_of_its_own(run: Run) -> None:
     training = {"batch_size": 4, "micro_batch_size": 4, "max_length": 1024, "precision": "fp32"}
     arm = Run(run.config.parent, "arm", dpo={**training, "epochs": 1, "learning_rate": 1e-3})
@@ -83,7 +95,7 @@ def test_another_run_goes_on_from_its_pairs_with_dpo_settings_of_its_own(run: Ru
     arm.check_complete()
     records = {stage: json.loads(text) for stage, text in arm.done().items()}
     taken = {stage for stage, record in records.items() if record.get("taken_from")}
-    assert taken == {"experts", "init", "evaluate-base", "sft", "evaluate-sft", "explore-1", "pairs-1"}
+    assert taken == {"experts", "init", "evaluate-base", "sft", "evaluate-sft", "dev-sft", "explore-1", "pairs-1"}
     assert all(records[stage]["outputs"] == json.loads(run.done()[stage])["outputs"] for stage in taken)
     versions = {r.folder.name: json.loads(r.done()["dpo-1"])["summary"]["version"] for r in (run, arm)}
     assert versions["arm"] != versions["loop"]

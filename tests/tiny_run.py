@@ -17,16 +17,18 @@ from orchestrator import jsonl
 TYPES = ["task-6-lifespan-(longest-lived)", "task-6-lifespan-(shortest-lived)"]
 #: Every stage, and how many episodes it must hold at the end.
 STAGES = {
-    "experts": 8,
+    "experts": 6,
     "init": 0,
     "evaluate-base": 6,
     "sft": 0,
     "evaluate-sft": 6,
-    "explore-1": 8,
+    "dev-sft": 2,
+    "explore-1": 6,
     "pairs-1": 0,
     "dpo-1": 0,
     "check-1": 2,
     "evaluate-eto-1": 6,
+    "dev-eto-1": 2,
 }
 
 
@@ -49,6 +51,7 @@ class Run:
             "policy": {"port": free_port(), "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.25},
             "train_tasks": {"split": "eto-train", "types": TYPES, "per_type": 4},
             "evaluate": [{"split": "eto-unseen", "types": TYPES, "per_type": 3}],
+            "dev": {"held_out": 1},
             "rollout": {"concurrency": 4, "max_tokens": 24, "example": False, "patience_s": 60},
             "sft": {**training, "epochs": 30, "learning_rate": 2e-3},
             "collapse": {"tasks": 2, "invalid_rise": 1.0},  # so small a model may well collapse; benchmarks/soak/methods.py makes one stop

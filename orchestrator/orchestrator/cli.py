@@ -71,11 +71,11 @@ def run(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop when that stage is finished.")] = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list of {name, kind, needs}.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages, what each will take, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list with an object for each stage.")] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
-    from orchestrator import pipeline, take_over
+    from orchestrator import commands, pipeline, take_over
     from orchestrator.config import ConfigError
     from orchestrator.config_file import load_config
     from orchestrator.progress import Display
@@ -85,15 +85,11 @@ def run(
     steps = pipeline.plan_until(loaded, until)
     if as_json and not dry_run:
         raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
+    taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     if dry_run:
-        if as_json:
-            typer.echo(json.dumps([{"name": s.name, "kind": s.kind, "needs": s.needs} for s in steps]))
-            return
-        for stage in steps:
-            typer.echo(f"{stage.name:<18} {stage.kind:<9} needs {', '.join(stage.needs) or 'nothing'}")
+        _run(commands.dry_run(loaded, runs, steps, taken, as_json))
         return
     display = Display()
-    taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     store = open_run(runs, loaded)
     with store.locked():
         if taken is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="The run directories: list, show, compare, remove.", no_args_is_help=True)
+app = typer.Typer(help="The run directories: list, show, compare, remove, clean.", no_args_is_help=True)
 RunsDir = Annotated[Path, typer.Option("--runs", help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -144,6 +144,43 @@ def rm(
         _print_json([{"path": path, "bytes": size} for path, size in sizes.items()])
 
 
+@app.command()
+def gc(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Names of runs. Default: all.")] = None,
+    runs: RunsDir = Path("runs"),
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="STAGE", help="Keep this stage's weights; repeat for more.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it nothing is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what nothing refers to: stages set aside, leftovers, weights of finished runs' policies but the last and the best."""
+    from orchestrator import run_clean
+    from orchestrator.run_index import find_runs, run_folder
+    from orchestrator.run_store import RunStore
+
+    folders = [run_folder(runs, name) for name in names] if names else find_runs(runs)
+    busy = [f for f in folders if RunStore(f).busy()]
+    found = {f: run_clean.find(f, keep or ()) for f in folders if f not in busy}
+    cut_off = [] if names else run_clean.find_removed(runs)
+    waste = [*(w for each in found.values() for w in each), *cut_off]
+    if yes:
+        for folder, each in found.items():
+            run_clean.remove(folder, each)
+        for each_run in cut_off:
+            run_clean.discard(each_run.path)
+    if as_json:
+        _print_json([{**asdict(w), "path": str(w.path), "removed": yes} for w in waste])
+        return
+    for folder in busy:
+        typer.echo(f"{folder} was left alone: an `eto` works on it")
+    if waste:
+        _print_table(["Run", "What", "Frees, MB", "Why"], [[w.run, str(w.within), f"{w.bytes / 1e6:,.1f}", w.why] for w in waste])
+    size = f"{sum(w.bytes for w in waste) / 1e6:,.1f} MB"
+    if not waste:
+        typer.echo("nothing to remove")
+    else:
+        typer.echo(f"removed: {size}" if yes else f"{size} could be freed; nothing was removed. --yes removes these.")
+
+
 def _print_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
 
@@ -157,7 +194,7 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i and name in ("Score", "n", "Took") else "left")
+        table.add_column(name, justify="right" if i and name in ("Score", "n", "Took", "Frees, MB") else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: names from files must not be read as markup
     terminal().print(table)

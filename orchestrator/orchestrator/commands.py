@@ -2,26 +2,43 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 from pydantic import ValidationError
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
+from orchestrator import estimate as estimates
 from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
-from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, TaskSet, TrainerSection, server_urls
+from orchestrator.config import (
+    ENV_PORTS,
+    ConfigError,
+    EnvSection,
+    PolicySection,
+    RolloutSection,
+    RunConfig,
+    TaskSet,
+    TrainerSection,
+    server_urls,
+)
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
 from orchestrator.launchers import again, local
+from orchestrator.pipeline import Stage
 from orchestrator.policy_client import PolicyClient, Sampling
-from orchestrator.progress import Display
+from orchestrator.progress import Display, terminal
 from orchestrator.prompts import load_prompt
 from orchestrator.records import Episode
+from orchestrator.report.html import duration
 from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
+from orchestrator.take_over import TakeOver
 
 #: Seconds that a single command waits for a service that does not answer.
 PATIENCE_S = 10.0
@@ -128,6 +145,37 @@ def make_pairs(experts_file: Path | None, explored_file: Path, out: Path, method
     out.parent.mkdir(parents=True, exist_ok=True)
     jsonl.write_all(out, made.pairs)
     return made.summary()
+
+
+#: Tokens that the server reads and writes, and those that the trainer learns from, with repetitions.
+TOKENS = {"prompt": "Read", "completion": "Written", "trained": "Learnt"}
+
+
+async def dry_run(config: RunConfig, runs: Path, steps: Sequence[Stage], taken: TakeOver | None, as_json: bool) -> None:
+    """`eto run --dry-run`."""
+    lines = await estimates.estimate(config, runs, steps, taken)
+    if as_json:
+        typer.echo(json.dumps([line.to_dict() for line in lines]))
+        return
+    table, rules = Table(box=box.SIMPLE_HEAD), dict[str, str]()
+    for name in ("Stage", "Episodes", *TOKENS.values(), "Time", "Estimated from"):
+        table.add_column(name, justify="left" if name in ("Stage", "Estimated from") else "right")
+    for line in lines:
+        kind, _, rule = line.basis.partition(": ")
+        if rule:
+            kind = rules.setdefault(line.basis, f"{kind} {len(rules) + 1}")
+        todo = line.state == "to do"
+        tokens = [f"{line.tokens[name] / 1000:,.0f} k" if name in line.tokens else "" for name in TOKENS]
+        numbers = ["" if line.episodes is None else f"{line.episodes:,}", *tokens, duration(line.seconds) if todo else line.state]
+        table.add_row(line.name, *numbers, kind)
+    terminal().print(table)
+    for rule, kind in rules.items():
+        typer.echo(f"{kind}: {rule.partition(': ')[2]}")
+    sums = estimates.total(lines)
+    words = [f"{sums['tokens'][name] / 1000:,.0f} k tokens {what.lower()}" for name, what in TOKENS.items() if sums["tokens"][name]]
+    unknown = f"; not known: {', '.join(sums['unknown'])}" if sums["unknown"] else ""
+    facts = [f"{sums['episodes']:,} episodes", *words, duration(sums["seconds"])]
+    typer.echo(f"to do: {', '.join(facts)}{unknown}")
 
 
 async def train(job_file: Path, accelerate: Path | None) -> None:

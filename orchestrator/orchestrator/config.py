@@ -149,6 +149,36 @@ class TaskSet(_Section):
     )
 
 
+class EvaluateSet(TaskSet):
+    """Held-out tasks; several samples of each tell what the best of them would reach."""
+
+    samples: int = Field(1, ge=1, description="episodes per task; more than 1: best of N and success at N are reported too")
+    temperature: float | None = Field(None, ge=0, le=2, description="null: rollout.temperature")
+
+
+class DevSection(_Section):
+    """Tasks that choose the best policy, so that the evaluated ones need not: a split, or training tasks held out."""
+
+    split: str | None = Field(None, description="its name in the environment; null: held_out")
+    types: list[str] | None = Field(None, description="of the split: task types; null: all")
+    per_type: int | None = Field(None, ge=1, description="of the split: at most so many tasks of each type; null: all")
+    held_out: int | None = Field(None, ge=1, description="so many training tasks of each type, which are then not trained on")
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "DevSection":
+        if (self.split is None) == (self.held_out is None):
+            raise ValueError("give a split, or held_out (training tasks of each type), and not both")
+        if self.held_out is not None and (self.types is not None or self.per_type is not None):
+            raise ValueError("types and per_type choose from a split; held_out takes so many of every type of the training tasks")
+        return self
+
+
+class EarlyStopSection(_Section):
+    """When further iterations are left out."""
+
+    patience: int = Field(ge=1, description="stop after so many iterations without a better dev score")
+
+
 class RaySection(_Section):
     """Episodes played on a Ray cluster (docs/scale.md), by several processes on its nodes."""
 
@@ -300,7 +330,9 @@ class RunConfig(_Section):
         "sft: more SFT on the experts, the control of the others",
     )
     train_tasks: TaskSet
-    evaluate: list[TaskSet] = Field(min_length=1)
+    evaluate: list[EvaluateSet] = Field(min_length=1)
+    dev: DevSection | None = Field(None, description="tasks that choose the best policy: a split, or held_out of the training tasks")
+    early_stop: EarlyStopSection | None = Field(None, description="patience: stop after so many iterations without a better dev score")
     rollout: RolloutSection = RolloutSection()
     explore: ExploreSection = ExploreSection()
     sft: TrainSection = TrainSection()
@@ -339,6 +371,16 @@ class RunConfig(_Section):
         splits = [t.split for t in self.evaluate]
         if len(set(splits)) != len(splits):
             raise ValueError("evaluate: each split may stand there once")
+        for chosen in self.evaluate:
+            if chosen.samples > 1 and not (self.rollout.temperature if chosen.temperature is None else chosen.temperature):
+                raise ValueError(f"evaluate: {chosen.samples} samples of {chosen.split} at temperature 0 would all be the same: set one")
+        if self.dev is not None and self.dev.split in (self.train_tasks.split, *splits):
+            raise ValueError(
+                f"dev.split {self.dev.split} is trained or evaluated on: what chooses a policy must be neither. Name another split, or "
+                "hold out training tasks (dev.held_out)"
+            )
+        if self.early_stop is not None and self.dev is None:
+            raise ValueError("early_stop goes by the dev score: set dev too")
         return self
 
     @property

@@ -27,13 +27,13 @@ class Stage:
 
 
 #: Stages that no other reads, so that a run may go without them.
-LEAVES = frozenset({"evaluate", "check"})
+SKIPPABLE = frozenset({"evaluate", "check"})
 
 
 def plan(config: RunConfig) -> list[Stage]:
     """The stages of a run, in order. Raises ConfigError for one in `skip` that there is not, or that others read."""
     steps = _whole_plan(config)
-    leaves = [s.name for s in steps if s.kind in LEAVES]
+    leaves = [s.name for s in steps if s.kind in SKIPPABLE]
     if wrong := [name for name in config.skip if name not in leaves]:
         raise ConfigError(f"skip: {', '.join(wrong)} cannot be left out; these can: {', '.join(leaves)}.")
     return [s for s in steps if s.name not in config.skip]
@@ -55,19 +55,21 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
         ]
     experts = ("experts",) if cloned else ()
     current = name = "sft" if cloned else "base"
+    dev: tuple[str, ...] = ()
+    if config.dev is not None:
+        steps.append(_dev(name, current, dev))
+        dev = (f"dev-{name}",)
     explored: tuple[str, ...] = ()
     for i in range(1, config.iterations + 1):
         explore, better = f"explore-{i}", f"{config.method}-{i}"
+        if config.method != "sft":
+            explored += (explore,)
+            needs = (*experts, *([current] if current != "base" else []))
+            steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))
         if config.method == "sft":
-            work = partial(stages.sft, stage=better, model_stage=current)
-            steps.append(Stage(better, "sft", ("experts", current), work))
-            steps.append(Stage(f"evaluate-{better}", "evaluate", (better,), partial(stages.evaluate, policy=better, model_stage=better)))
-            current = name = better
-            continue
-        explored += (explore,)
-        needs = (*experts, *([current] if current != "base" else []))
-        steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))
-        if config.method == "rft":
+            steps.append(Stage(better, "sft", ("experts", current), partial(stages.sft, stage=better, model_stage=current)))
+            current = better
+        elif config.method == "rft":
             work = partial(stages.rft, stage=better, explore_stages=explored, model_stage=base)
             steps.append(Stage(better, "rft", ("experts", *explored, *base_needs), work))
             current = better
@@ -79,8 +81,17 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
                 work = partial(stages.check, stage=f"check-{i}", explore_stage=explore, policy=better, model_stage=current, good=before)
                 steps.append(Stage(f"check-{i}", "check", (explore, current), work))
         steps.append(Stage(f"evaluate-{better}", "evaluate", (current,), partial(stages.evaluate, policy=better, model_stage=current)))
+        if config.dev is not None:
+            steps.append(_dev(better, current, dev))
+            dev += (f"dev-{better}",)
         name = better
     return steps
+
+
+def _dev(policy: str, model_stage: str, before: tuple[str, ...]) -> Stage:
+    stage = f"dev-{policy}"
+    needs = (*([model_stage] if model_stage != "base" else []), *before)
+    return Stage(stage, "dev", needs, partial(stages.dev, stage=stage, policy=policy, model_stage=model_stage, before=before))
 
 
 def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
@@ -120,7 +131,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
                 if record is not None and record.inputs == inputs:
                     store.check_outputs(record)
                     display.skipped(stage.name, record.summary)
-                    if _collapsed(record, display):
+                    if _ended(record, display):
                         break
                     continue
                 if record is not None:
@@ -135,7 +146,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
                     ctx = stages.Context(config, store, env, policy, progress, base)
                     record = await _carry_out(stage, ctx, inputs)
                 worked = True
-                if _collapsed(record, display):
+                if _ended(record, display):
                     break
     finally:
         if not keep_services:
@@ -144,10 +155,13 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
     return worked
 
 
-def _collapsed(record: StageRecord, display: Display) -> bool:
-    """Whether a check found the policy broken; the run ends there, and says which one is good."""
-    if record.kind != "check" or "stopped" not in record.summary:
+def _ended(record: StageRecord, display: Display) -> bool:
+    """Whether a check found the policy broken, or the dev score says that more would not help; the run ends there, and says so."""
+    if record.kind not in ("check", "dev") or "stopped" not in record.summary:
         return False
+    if record.kind == "dev":
+        display.note(f"{record.summary['stopped']}: the run ends here; the best policy is {record.summary['best']}.")
+        return True
     good = record.summary["good"]
     display.note(
         f"{record.summary['policy']} has collapsed: {record.summary['stopped']}. The run ends here; the last good checkpoint is {good}."

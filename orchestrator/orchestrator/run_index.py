@@ -170,8 +170,9 @@ def _stages(folder: Path, config: RunConfig | None, busy: bool, notes: list[str]
     done = {name: read_json(folder / "stages" / name / "done.json", notes, f"{name}/done.json") for name in there if there[name]}
     others = sorted((n for n in there if n not in planned), key=lambda n: place(n, kind_of(n), done.get(n, {})))
     kinds = {**planned, **{n: str(done.get(n, {}).get("kind") or kind_of(n)) for n in others}}
-    # a run whose explored episodes all tie with the experts' ends after its pairs
-    ended = any(kinds[n] == "pairs" and mapping(d.get("summary")).get("pairs") == 0 for n, d in done.items())
+    # a run whose explored episodes all tie with the experts' ends after its pairs; a check or the dev score may end it too
+    said = {n: mapping(d.get("summary")) for n, d in done.items()}
+    ended = any((kinds[n] == "pairs" and s.get("pairs") == 0) or (kinds[n] in ("check", "dev") and "stopped" in s) for n, s in said.items())
     stages: list[StageInfo] = []
     working = False
     for name, kind in kinds.items():
@@ -192,7 +193,7 @@ def _stages(folder: Path, config: RunConfig | None, busy: bool, notes: list[str]
                 state=state,
                 started_at=_text(record.get("started_at")),
                 duration_s=number(record.get("duration_s")),
-                expected=_expected(config, kind, done) if kind in ("experts", "explore", "evaluate") else None,
+                expected=_expected(config, kind, done) if kind in ("experts", "explore", "evaluate", "dev") else None,
                 summary=mapping(record.get("summary")),
             )
         )
@@ -221,5 +222,7 @@ def _expected(config: RunConfig | None, kind: str, done: dict[str, dict[str, Any
         return int(same)
     if config is None:
         return None
-    sets = [config.train_tasks] if kind == "experts" else config.evaluate
-    return sum(len(t.types or []) * (t.per_type or 0) for t in sets) if all(t.types and t.per_type for t in sets) else None
+    if kind == "dev" or (kind == "experts" and config.dev is not None):
+        return None
+    sets = [(config.train_tasks, 1)] if kind == "experts" else [(t, t.samples) for t in config.evaluate]
+    return sum(len(t.types or []) * (t.per_type or 0) * n for t, n in sets) if all(t.types and t.per_type for t, _ in sets) else None

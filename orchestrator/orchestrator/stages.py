@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from orchestrator import collapse, jsonl, pairs, rollout, selection, versions
+from orchestrator import best, collapse, jsonl, pairs, rollout, selection, versions
 from orchestrator.config import RunConfig, TaskSet, TrainSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
@@ -83,11 +83,12 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 async def experts(ctx: Context) -> dict[str, Any]:
     """Replay the environment's gold path of every training task."""
-    tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
+    tasks, _ = await _train_tasks(ctx)
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
     prompt = _prompt(ctx)
     connect = partial(GoldPolicy, thoughts=prompt.thoughts)
     cast = partial(Player, policy="expert", version=None, sampling=_sampling(ctx), prompt=prompt)
+    ctx.progress.total(len(todo), "episodes")
     played = await _play(ctx, "experts", todo, cast(connect(ctx.env.client)), EXPERTS_AT_A_TIME, Orders(cast, connect))
     good = [e for e in played if e.success]
     if not good:
@@ -97,34 +98,70 @@ async def experts(ctx: Context) -> dict[str, Any]:
 
 async def evaluate(ctx: Context, policy: str, model_stage: str) -> dict[str, Any]:
     """Play the held-out tasks."""
-    todo = [
-        Assignment(task, chosen.split, seed=ctx.config.seed)
-        for chosen in ctx.config.evaluate
-        for task in await choose_tasks(ctx.env.client, chosen)
-    ]
-    return await _rollout(ctx, f"evaluate-{policy}", policy, model_stage, todo, ctx.config.rollout.temperature)
+    todo: dict[float, list[Assignment]] = defaultdict(list)
+    for chosen in ctx.config.evaluate:
+        temperature = ctx.config.rollout.temperature if chosen.temperature is None else chosen.temperature
+        tasks = await choose_tasks(ctx.env.client, chosen)
+        todo[temperature] += [Assignment(t, chosen.split, sample, ctx.config.seed) for t in tasks for sample in range(chosen.samples)]
+    return await _rollout(ctx, f"evaluate-{policy}", policy, model_stage, todo)
+
+
+async def dev(ctx: Context, stage: str, policy: str, model_stage: str, before: Sequence[str]) -> dict[str, Any]:
+    """Play the tasks that choose the best policy; `stopped` stands in the summary if further iterations are not worth it."""
+    section, temperature = ctx.config.dev, ctx.config.rollout.temperature
+    assert section is not None  # noqa: S101 - else there is no such stage
+    if section.split is None:
+        split, (_, tasks) = ctx.config.train_tasks.split, await _train_tasks(ctx)
+    else:
+        split = section.split
+        tasks = await choose_tasks(ctx.env.client, TaskSet(split=split, types=section.types, per_type=section.per_type))
+    todo = [Assignment(task, split, seed=ctx.config.seed) for task in tasks]
+    summary = await _rollout(ctx, stage, policy, model_stage, {temperature: todo})
+    earlier = [r.summary for name in before if (r := ctx.store.record(name)) is not None]
+    now = best.standing([(str(s["policy"]), float(s["mean_score"])) for s in (*earlier, summary)])
+    stopped = best.verdict(now, ctx.config.early_stop.patience if ctx.config.early_stop is not None else None)
+    return {**summary, "best": now.policy, "best_score": now.score, **({"stopped": stopped} if stopped else {})}
 
 
 async def explore(ctx: Context, stage: str, policy: str, model_stage: str) -> dict[str, Any]:
     """Play the training tasks that have a successful expert; without experts (self-play), all of them."""
     explore, chosen = ctx.config.explore, ctx.config.train_tasks
-    tasks = await choose_tasks(ctx.env.client, chosen)
+    tasks, _ = await _train_tasks(ctx)
     if ctx.config.method != "self-play":
         by_id = {t.task_id: t for t in tasks}
         tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
     todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(explore.samples)]
-    return await _rollout(ctx, stage, policy, model_stage, todo, explore.temperature)
+    return await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
 
 
-async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo: list[Assignment], temperature: float) -> dict[str, Any]:
+async def _train_tasks(ctx: Context) -> tuple[list[Task], list[Task]]:
+    """The training tasks, and those of them that are held out for the choice of a policy."""
+    tasks = await choose_tasks(ctx.env.client, ctx.config.train_tasks)
+    return hold_out(tasks, ctx.config.dev.held_out or 0 if ctx.config.dev is not None else 0)
+
+
+def hold_out(tasks: Sequence[Task], number: int) -> tuple[list[Task], list[Task]]:
+    """Take `number` of each type away, evenly spread. Raises StageError where a type would have none left."""
+    by_type: dict[str, list[Task]] = defaultdict(list)
+    for task in tasks:
+        by_type[task.task_type].append(task)
+    small = [f"{name} ({len(of_type)})" for name, of_type in by_type.items() if len(of_type) <= number]
+    if small:
+        raise StageError(
+            f"dev.held_out {number} leaves nothing to train on of {', '.join(small)}; hold out fewer, or leave these types out."
+        )
+    out = {t.task_id for of_type in by_type.values() for t in spread(of_type, number)}
+    return [t for t in tasks if t.task_id not in out], [t for t in tasks if t.task_id in out]
+
+
+async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo: dict[float, list[Assignment]]) -> dict[str, Any]:
+    """Play a stage's episodes, given by their temperature."""
     version = await ctx.policy.serve(ctx.model_dir(model_stage))
     settings = ctx.config.rollout
-    sampling = _sampling(ctx, temperature)
     cast = partial(
         Player,
         policy=policy,
         version=version,
-        sampling=sampling,
         prompt=_prompt(ctx),
         show_example=settings.example,
         max_steps=settings.max_steps,
@@ -132,8 +169,12 @@ async def _rollout(ctx: Context, stage: str, policy: str, model_stage: str, todo
         drop_oldest=settings.on_overflow == "drop-oldest",
     )
     connect = ctx.policy.connect
-    orders = Orders(cast, lambda env: connect(), ctx.policy.urls)
-    played = await _play(ctx, stage, todo, cast(ctx.policy.client), settings.concurrency, orders)
+    ctx.progress.total(sum(len(each) for each in todo.values()), "episodes")
+    played: list[Episode] = []
+    for temperature, assignments in todo.items():
+        warm = partial(cast, sampling=_sampling(ctx, temperature))
+        orders = Orders(warm, lambda env: connect(), ctx.policy.urls)
+        played += await _play(ctx, stage, assignments, warm(ctx.policy.client), settings.concurrency, orders)
     return {
         "policy": policy,
         "model_version": version,
@@ -153,7 +194,6 @@ def _again(played: Sequence[Episode]) -> dict[str, int]:
 
 async def _play(ctx: Context, stage: str, todo: list[Assignment], player: Player, at_a_time: int, orders: Orders) -> list[Episode]:
     """Play as `player` in this process, or by `orders` on the Ray cluster of the configuration."""
-    ctx.progress.total(len(todo), "episodes")
     out, settings, name = ctx.store.stage_dir(stage) / EPISODES, ctx.config.rollout, run_id(ctx.store)
     play = partial(rollout.run, todo, ctx.env.client, player, out, run_id=name, finished=ctx.progress.episode)
     if settings.ray is None:
@@ -232,7 +272,7 @@ async def check(ctx: Context, stage: str, explore_stage: str, policy: str, model
     before = spread(sorted((e for e in ctx.episodes(explore_stage) if e.sample == 0), key=lambda e: e.key), ctx.config.collapse.tasks)
     by_id = {t.task_id: t for t in await choose_tasks(ctx.env.client, ctx.config.train_tasks)}
     todo = [Assignment(by_id[e.task_id], ctx.config.train_tasks.split, e.sample, ctx.config.seed) for e in before]
-    summary = await _rollout(ctx, stage, policy, model_stage, todo, ctx.config.explore.temperature)
+    summary = await _rollout(ctx, stage, policy, model_stage, {ctx.config.explore.temperature: todo})
     was, now = collapse.invalid_share(before), collapse.invalid_share(ctx.episodes(stage))
     stopped = collapse.verdict(was, now, len(todo), ctx.config.collapse.invalid_rise)
     return {**summary, "invalid_before": was, "invalid": now, **({"stopped": stopped, "good": ctx.model_dir(good)} if stopped else {})}

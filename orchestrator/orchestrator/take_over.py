@@ -32,7 +32,8 @@ from orchestrator.stages import CHECKPOINT
 
 #: What must be as it is there, or the stage's files mean something else here.
 EVERYWHERE = ("env.name", "env.prompt", "model")
-FIXED = {"experts": ("train_tasks",), "explore": ("train_tasks",), "check": ("train_tasks",), "pairs": ("method", "pairs")}
+TRAINED_ON = ("train_tasks", "dev.held_out")
+FIXED = {"experts": TRAINED_ON, "explore": TRAINED_ON, "check": TRAINED_ON, "pairs": ("method", "pairs")}
 #: What a stage was made with. An evaluation with other settings than those given now is played anew, since its numbers stand beside
 #: the new ones; of other stages the difference is noted.
 PLAYED = ("seed", "rollout", "policy.max_model_len")
@@ -44,9 +45,12 @@ MADE_WITH = {
     "explore": (*PLAYED, "explore"),
     "check": (*PLAYED, "explore", "collapse"),
     "evaluate": (*PLAYED, "evaluate"),
+    "dev": (*PLAYED, "dev"),
     "dpo": ("seed", "dpo"),
     "pairs": (),
 }
+#: Those from which nothing is trained.
+LEAVES = ("evaluate", "dev", "check")
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def prepare(source: Path, stage: str, config: RunConfig) -> TakeOver:
         record = store.record(each.name)
         why = _why_anew(each, record, old, config, taken.records)
         if why is not None:
-            if each.kind not in pipeline.LEAVES:
+            if each.kind not in LEAVES:
                 raise RunStoreError(f"--from {source.name}:{stage}: {each.name} is needed, but {why}.")
             taken.anew[each.name] = why
             continue
@@ -186,14 +190,14 @@ def _why_anew(stage: Stage, record: StageRecord | None, old: RunConfig, new: Run
     inputs = {f"{name}/{file}": sha for name in stage.needs for file, sha in known[name].outputs.items()}
     if record.inputs != inputs:
         return "it was made from other files than the stages before it hold now"
-    if stage.kind == "evaluate" and (other := _differing(stage, old, new)):
-        return f"there {', '.join(f'{key} is {value}' for key, value in other.items())}"
+    if stage.kind in ("evaluate", "dev") and (other := _differing(stage, old, new)):
+        return f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'} from there"
     return None
 
 
 def _differing(stage: Stage, old: RunConfig, new: RunConfig) -> dict[str, Any]:
     """The settings that the stage was made with and that are other ones now, as they were."""
-    ignored = () if stage.kind == "evaluate" else ("rollout.temperature",)  # exploration has one of its own
+    ignored = () if stage.kind in ("evaluate", "dev") else ("rollout.temperature",)  # exploration has one of its own
     found: dict[str, Any] = {}
     for key in MADE_WITH[stage.kind]:
         if key == "dpo":

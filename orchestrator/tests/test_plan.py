@@ -59,10 +59,19 @@ def test_a_plan_ends_with_the_stage_that_is_named() -> None:
         plan_until(config, "sft-9")
 
 
+def test_dev_tasks_are_played_by_each_trained_policy_and_compared_with_those_before() -> None:
+    found = stages(dev={"held_out": 1})
+    assert [n for n in found if n.startswith("dev")] == ["dev-sft", "dev-eto-1", "dev-eto-2"]
+    assert found["dev-eto-2"] == ("dpo-2", "dev-sft", "dev-eto-1")
+    assert not any("evaluate" in need for needs in found.values() for need in needs)
+    found = stages(method="self-play", explore={"samples": 2, "temperature": 1.0}, dev={"split": "dev"})
+    assert found["dev-base"] == ()
+
+
 @pytest.mark.parametrize("method", ["eto", "step", "rft", "sft"])
 def test_every_stage_reads_only_what_stands_before_it(method: str) -> None:
     for model in ("some/model", SCRATCH):
         before: set[str] = set()
-        for name, needs in stages(method=method, model=model).items():
+        for name, needs in stages(method=method, model=model, dev={"held_out": 1}).items():
             assert set(needs) <= before
             before.add(name)

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.jsonl import DataFileError
 from orchestrator.report import build_report, render_table, write_report
 from rich.console import Console
-from run_builder import make_run, played, prompt, write, write_lines
+from run_builder import TYPES, make_run, played, played_by, prompt, write, write_done, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +318,44 @@ def test_a_stage_that_was_set_aside_is_not_counted(run_dir):
     shutil.copytree(run_dir / "stages" / "evaluate-sft", run_dir / "stages" / "evaluate-sft.stale-1")
     after = build_report(run_dir)
     assert (after.policies, [s.name for s in after.stages]) == (before.policies, [s.name for s in before.stages])
+
+
+def test_several_samples_of_a_task_tell_the_best_of_them_and_count_tasks_once(run_dir):
+    file = run_dir / "stages/evaluate-eto-1/episodes.jsonl"
+    sampled = [played("eto-1", "eto-seen", t, v, 0.6, sample=k) for t in TYPES for v in range(3) for k in range(4)]
+    write_lines(file, sampled)
+    row = next(r for r in build_report(run_dir).policies if r.policy == "eto-1")
+    tasks = {e["task_id"]: [x for x in sampled if x["task_id"] == e["task_id"]] for e in sampled}
+    best = [max(x["score"] for x in own) for own in tasks.values()]
+    solved = [any(x["success"] for x in own) for own in tasks.values()]
+    assert (row.n, row.tasks, row.samples) == (48, 12, 4)
+    assert row.best_of.mean == pytest.approx(sum(best) / 12)
+    assert row.best_of.n == row.success_at.n == 12
+    assert row.success_at.mean == pytest.approx(sum(solved) / 12)
+    assert row.best_of.low <= row.best_of.mean <= row.best_of.high
+    assert row.success.mean == pytest.approx(sum(x["success"] for x in sampled) / 48)
+    write_report(run_dir)
+    assert "Best of N" in (run_dir / "report.md").read_text()
+    assert "Several samples of a task" in (run_dir / "report.html").read_text()
+    file.write_text("".join(json.dumps(e) + "\n" for e in sampled[:-1]))  # the last task still lacks a sample
+    assert next(r for r in build_report(run_dir).policies if r.policy == "eto-1").best_of.n == 11
+
+
+def test_the_best_policy_is_named_by_its_dev_tasks_with_its_checkpoint(run_dir):
+    for policy, skill, stage in (("sft", 0.9, "sft"), ("eto-1", 0.2, "dpo-1")):
+        episodes = played_by(policy, "dev", 3, skill)
+        write_lines(run_dir / f"stages/dev-{policy}/episodes.jsonl", episodes)
+        write_done(run_dir / "stages", f"dev-{policy}", "dev", 9, {"policy": policy})
+        done = run_dir / f"stages/dev-{policy}/done.json"
+        done.write_text(json.dumps({**json.loads(done.read_text()), "inputs": {f"{stage}/checkpoint/manifest.json": "ab" * 32}}))
+    report = build_report(run_dir)
+    assert [(r.policy, r.best, r.n) for r in report.dev] == [("sft", True, 12), ("eto-1", False, 12)]
+    assert report.best.checkpoint == "stages/sft/checkpoint"
+    assert [s.name for s in report.stages if s.kind == "dev"] == ["dev-sft", "dev-eto-1"]
+    assert {r.split for r in report.policies} == {"eto-seen", "eto-unseen"}  # dev scores are no results
+    write_report(run_dir)
+    assert "| sft | dev | 12 |" in (run_dir / "report.md").read_text()
+    assert "sft (best)" in (run_dir / "report.html").read_text()
+    console = Console(width=160, record=True)
+    console.print(render_table(report))
+    assert "best by the dev tasks (dev): sft" in console.export_text()

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from orchestrator.config import RunConfig, TaskSet
+from orchestrator.config import EvaluateSet, RunConfig, TaskSet
 from orchestrator.run_store import RunStore, RunStoreError, StageRecord, file_sha256, open_run, run_id
 
 
 def config(**settings: object) -> RunConfig:
-    return RunConfig(name="r", train_tasks=TaskSet(split="a"), evaluate=[TaskSet(split="b")], **settings)  # type: ignore[arg-type]
+    return RunConfig(name="r", train_tasks=TaskSet(split="a"), evaluate=[EvaluateSet(split="b")], **settings)  # type: ignore[arg-type]
 
 
 def finish(store: RunStore, stage: str, outputs: dict[str, str]) -> None:

@@ -127,7 +127,7 @@ def test_an_evaluation_under_other_settings_is_played_anew(runs: Path) -> None:
     assert found is not None
     assert found.names == ["experts", "init", "sft"]
     assert list(found.anew) == ["evaluate-base", "evaluate-sft"]
-    assert "evaluate-sft is done anew: there evaluate is" in found.told()
+    assert "evaluate-sft is done anew: evaluate differs from there" in found.told()
 
 
 def test_a_stage_made_with_other_settings_says_so_in_its_record_and_in_the_report(runs: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from orchestrator import best
 from orchestrator.records import Episode
 from orchestrator.report.load import Run, Stage, load_run, mapping, number
 from orchestrator.report.model import (
     Comparison,
     Curve,
+    DevRow,
     Difference,
     PairsRow,
     PolicyRow,
@@ -23,7 +25,7 @@ from orchestrator.report.model import (
     TypeRow,
 )
 from orchestrator.report.trajectories import choose_evaluations, choose_pairs
-from orchestrator.statistics import bootstrap_mean, paired_difference, wilson
+from orchestrator.statistics import Interval, bootstrap_mean, paired_difference, wilson
 
 #: Fields of a `step` event that describe the step, not the training's course.
 _NOT_A_SERIES = frozenset({"step", "steps", "epoch", "elapsed_s"})
@@ -36,6 +38,7 @@ def build_report(run_dir: Path) -> Report:
     return Report(
         run=_provenance(run),
         policies=[_policy_row(*evaluation) for evaluation in evaluations],
+        dev=_dev_rows([s for s in run.stages if s.kind == "dev" and s.done and s.episodes]),
         differences=_differences(evaluations),
         task_types=_task_types(evaluations),
         curves=[c for s in run.stages if (c := training_curve(s.name, s.kind, s.progress)) is not None],
@@ -97,6 +100,10 @@ def _policy_row(stage: Stage, split: str, episodes: Sequence[Episode]) -> Policy
     successes = sum(e.success for e in episodes)
     invalid = sum(not s.valid for s in steps)
     versions = {e.model.version for e in episodes}
+    by_task = _by_task(episodes)
+    samples = max(len(own) for own in by_task.values())
+    # an unfinished evaluation may hold fewer of some task, whose best would be of fewer
+    sampled = [own for own in by_task.values() if len(own) == samples] if samples > 1 else []
     return PolicyRow(
         stage=stage.name,
         policy=stage.policy,
@@ -106,7 +113,10 @@ def _policy_row(stage: Stage, split: str, episodes: Sequence[Episode]) -> Policy
         n=len(episodes),
         tasks=len({e.task_id for e in episodes}),
         score=bootstrap_mean([e.score for e in episodes], clusters=[e.task_id for e in episodes]),
-        success=wilson(successes, len(episodes)),
+        success=_success(episodes, samples),
+        samples=samples,
+        best_of=bootstrap_mean([max(e.score for e in own) for own in sampled]) if sampled else None,
+        success_at=wilson(sum(any(e.success for e in own) for own in sampled), len(sampled)) if sampled else None,
         successes=successes,
         mean_steps=len(steps) / len(episodes),
         steps=len(steps),
@@ -117,6 +127,44 @@ def _policy_row(stage: Stage, split: str, episodes: Sequence[Episode]) -> Policy
         completion_tokens=sum(e.usage.completion_tokens for e in episodes),
         best_score_by_step=best_score_by_step(episodes),
     )
+
+
+def _by_task(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
+    tasks: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        tasks.setdefault(episode.task_id, []).append(episode)
+    return tasks
+
+
+def _success(episodes: Sequence[Episode], samples: int) -> Interval:
+    """Samples of a task are not independent, which Wilson's interval takes them to be."""
+    if samples > 1:
+        return bootstrap_mean([float(e.success) for e in episodes], clusters=[e.task_id for e in episodes])
+    return wilson(sum(e.success for e in episodes), len(episodes))
+
+
+def _dev_rows(stages: Sequence[Stage]) -> list[DevRow]:
+    if not stages:
+        return []
+    now = best.standing([(s.policy, fmean(e.score for e in s.episodes)) for s in stages])
+    return [
+        DevRow(
+            policy=s.policy,
+            split=", ".join(sorted({e.split or "unnamed" for e in s.episodes})),
+            n=len(s.episodes),
+            score=bootstrap_mean([e.score for e in s.episodes], clusters=[e.task_id for e in s.episodes]),
+            success=wilson(sum(e.success for e in s.episodes), len(s.episodes)),
+            best=s.policy == now.policy,
+            checkpoint=_checkpoint(s),
+        )
+        for s in stages
+    ]
+
+
+def _checkpoint(stage: Stage) -> str | None:
+    """The weights that a stage played with, within the run."""
+    files = [str(name) for name in mapping(stage.done.get("inputs")) if str(name).endswith("/checkpoint/manifest.json")]
+    return f"stages/{files[0].removesuffix('/manifest.json')}" if files else None
 
 
 def best_score_by_step(episodes: Sequence[Episode]) -> list[float]:

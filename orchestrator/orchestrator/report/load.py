@@ -13,8 +13,23 @@ from orchestrator import jsonl
 from orchestrator.records import Episode, Pair
 
 #: The order of stages within an iteration (the paper's figure); iteration 0 is everything before exploration.
-ORDER = ("init", "experts", "evaluate-base", "sft", "evaluate-sft", "explore", "pairs", "dpo", "check", "rft", "evaluate")
-WITH_EPISODES = frozenset({"experts", "evaluate", "explore", "check"})
+ORDER = (
+    "init",
+    "experts",
+    "evaluate-base",
+    "dev-base",
+    "sft",
+    "evaluate-sft",
+    "dev-sft",
+    "explore",
+    "pairs",
+    "dpo",
+    "check",
+    "rft",
+    "evaluate",
+    "dev",
+)
+WITH_EPISODES = frozenset({"experts", "evaluate", "explore", "check", "dev"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class Stage:
     @property
     def policy(self) -> str:
         """Whose episodes an evaluation holds."""
-        played = self.episodes[0].policy if self.episodes else self.name.removeprefix("evaluate-")
+        played = self.episodes[0].policy if self.episodes else self.name.removeprefix(f"{self.kind}-")
         return str(self.summary.get("policy") or played)
 
 

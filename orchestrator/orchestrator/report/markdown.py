@@ -39,6 +39,33 @@ def _parts(r: Report) -> Iterable[str]:
     yield "\n".join(f"- note: {text(note)}" for note in r.notes)
     yield "## Results"
     yield _results(r) if r.policies else "No policy has been evaluated yet."
+    if r.dev:
+        yield "The dev tasks alone choose the best policy:"
+        yield _table(
+            ("Policy", "Split", "n", "Mean dev score", "Success rate", "Best", "Checkpoint"),
+            (
+                (
+                    *(text(row.policy), text(row.split), str(row.n)),
+                    f"{score(row.score.mean)} {interval(row.score)}",
+                    f"{percent(row.success.mean)} {interval(row.success, percent)}",
+                    *("best" if row.best else DASH, text(row.checkpoint or DASH)),
+                )
+                for row in r.dev
+            ),
+        )
+    if sampled := [row for row in r.policies if row.best_of and row.success_at]:
+        yield "Several samples of each task:"
+        yield _table(
+            ("Policy", "Split", "N", "Tasks", "Best of N", "Success at N"),
+            (
+                (
+                    *(text(row.policy), text(row.split), str(row.samples), str(row.tasks)),
+                    f"{score(row.best_of.mean)} {interval(row.best_of)}" if row.best_of else DASH,
+                    f"{percent(row.success_at.mean)} {interval(row.success_at, percent)}" if row.success_at else DASH,
+                )
+                for row in sampled
+            ),
+        )
     if r.differences:
         yield "Paired differences on the tasks that both played:"
         yield _table(

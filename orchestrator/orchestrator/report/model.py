@@ -33,8 +33,11 @@ class PolicyRow(BaseModel):
     model_version: str | None
     n: int
     tasks: int
+    samples: int = Field(1, description="episodes a task")
     score: Interval
     success: Interval
+    best_of: Interval | None = Field(None, description="mean over tasks of the best sample's score, where there are several")
+    success_at: Interval | None = Field(None, description="share of the tasks that some sample solved, where there are several")
     successes: int
     mean_steps: float
     steps: int
@@ -44,6 +47,18 @@ class PolicyRow(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     best_score_by_step: list[float] = Field(description="mean best score after 0, 1, 2, ... steps")
+
+
+class DevRow(BaseModel):
+    """A policy on the tasks that choose the best one. `checkpoint` is within the run directory, None for the base model."""
+
+    policy: str
+    split: str
+    n: int
+    score: Interval
+    success: Interval
+    best: bool
+    checkpoint: str | None
 
 
 class Difference(BaseModel):
@@ -164,6 +179,7 @@ class Report(BaseModel):
     schema_: Annotated[Literal["eto.report/1"], Field(alias="schema")] = "eto.report/1"
     run: Provenance
     policies: list[PolicyRow]
+    dev: list[DevRow] = Field([], description="empty where no dev tasks were set")
     differences: list[Difference]
     task_types: list[TypeRow]
     curves: list[Curve]
@@ -178,6 +194,11 @@ class Report(BaseModel):
     def to_json(self) -> str:
         """Indented JSON; numbers that are not finite become null."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+    @property
+    def best(self) -> DevRow | None:
+        """The best policy by the dev tasks, None without any."""
+        return next((row for row in self.dev if row.best), None)
 
     def difference_for(self, row: PolicyRow) -> Difference | None:
         """The row's difference to the policy before it, if they share tasks."""

@@ -1,11 +1,14 @@
 """The headline table for the terminal."""
 
+from collections.abc import Callable
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.html import DASH, interval, percent, score, signed
 from orchestrator.report.model import Report
+from orchestrator.statistics import Interval
 
 
 def render_table(report: Report) -> Table:
@@ -15,7 +18,8 @@ def render_table(report: Report) -> Table:
     table.add_column("Policy")
     if several:
         table.add_column("Split")
-    for name in ("n", "Score", "Success", "Steps", "Δ to the one before"):
+    sampled = any(row.best_of for row in report.policies)
+    for name in ("n", "Score", "Success", *(("Best of N", "Success at N") if sampled else ()), "Steps", "Δ to the one before"):
         table.add_column(name, justify="right")
     for row in report.policies:
         difference = report.difference_for(row)
@@ -28,8 +32,19 @@ def render_table(report: Report) -> Table:
             str(row.n),
             f"{score(row.score.mean)} {interval(row.score)}",
             percent(row.success.mean),
+            *([_of_samples(row.best_of, row.samples, score), _of_samples(row.success_at, row.samples, percent)] if sampled else []),
             f"{row.mean_steps:.1f}",
             delta,
         ]
         table.add_row(*(Text(c) for c in cells))  # Text: names from files must not be read as markup
+    if report.best is not None:
+        where = f": {report.best.checkpoint}" if report.best.checkpoint else ""
+        table.caption = Text(
+            f"best by the dev tasks ({report.best.split}): {report.best.policy}, {score(report.best.score.mean)} "
+            f"{interval(report.best.score)}, n = {report.best.n}{where}"
+        )
     return table
+
+
+def _of_samples(value: Interval | None, samples: int, text: Callable[[float], str]) -> str:
+    return f"N={samples}: {text(value.mean)} {interval(value, text)}" if value is not None else DASH

@@ -15,7 +15,7 @@ from orchestrator.run_index import RunInfo, StageInfo
 from orchestrator.ui.library import Run
 from orchestrator.ui.records_index import EpisodeRow
 
-WITH_EPISODES = ("experts", "explore", "check", "evaluate")
+WITH_EPISODES = ("experts", "explore", "check", "evaluate", "dev")
 
 
 @dataclass(frozen=True)
