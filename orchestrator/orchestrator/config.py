@@ -89,12 +89,27 @@ class EnvSection(_Section):
         return self.url or [f"http://127.0.0.1:{self.local_port}"]
 
 
+class PolicyDockerSection(_Section):
+    """The policy server as a container, reached by a tunnel where its engine is behind ssh (docs/containers.md)."""
+
+    engine: str | None = Field(
+        None, pattern=r"^(unix|ssh)://", description="ssh://user@host or unix://; null: DOCKER_HOST, or this machine's socket"
+    )
+    image: str = "eto/policy:cpu"
+    gpus: int = Field(0, ge=-1, description="GPUs of the server; -1: all")
+    memory: str | None = Field(None, description="limit, such as 24g; null: none")
+    shm_size: str = Field("1g", description="shared memory, which several GPUs need more of")
+
+
 class PolicySection(_Section):
     """The policy server."""
 
     url: list[str] | None = Field(
         None,
         description="an OpenAI-compatible server, or a list of several; null: vLLM is started here. Not given: ETO_POLICY_URL, if set",
+    )
+    docker: PolicyDockerSection | None = Field(
+        None, description="start it as a container, here or on another machine; null: as a process here"
     )
     port: int = Field(8000, description="port when started here")
     served_name: str = Field("policy", description="model name in requests")
@@ -118,14 +133,21 @@ class PolicySection(_Section):
 
     @model_validator(mode="after")
     def _found_in_the_environment(self) -> "PolicySection":
-        if "url" not in self.model_fields_set and (known := os.environ.get("ETO_POLICY_URL")):
+        if "url" not in self.model_fields_set and self.docker is None and (known := os.environ.get("ETO_POLICY_URL")):
             self.url = server_urls(known.split(","))
+        if self.url is not None and self.docker is not None:
+            raise ValueError("a server that is started as a container (docker) has its own address; leave out url")
         return self
+
+    @property
+    def local_address(self) -> str:
+        """Where a server that is started here, or a tunnel to one, listens."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def addresses(self) -> list[str]:
         """Where it is asked, wherever it runs."""
-        return self.url or [f"http://127.0.0.1:{self.port}"]
+        return self.url or [self.local_address]
 
 
 def server_urls(given: Sequence[str]) -> list[str]:

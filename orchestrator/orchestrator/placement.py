@@ -12,6 +12,7 @@ from orchestrator.config import EnvSection, PolicySection, RolloutSection
 from orchestrator.endpoints import Endpoint
 from orchestrator.env_client import EnvClient
 from orchestrator.policy_client import PolicyClient, SwapFailed
+from orchestrator.policy_container import PolicyContainer
 
 #: Seconds between looks at a policy server whose clients are elsewhere.
 WATCH_S = 2.0
@@ -51,7 +52,9 @@ class PolicyPlacement:
         self.connect = partial(
             PolicyClient, self.urls, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s
         )
-        self.client = self.connect(unreachable=None if section.url else self._restart_if_dead)
+        self._container = PolicyContainer(section, section.docker, owner) if section.docker is not None else None
+        recover = self._container.reachable if self._container is not None else self._restart_if_dead
+        self.client = self.connect(unreachable=None if section.url else recover)
 
     async def serve(self, model: str) -> str:
         """Have every server answer with `model` (hub id, name or checkpoint directory); returns the version.
@@ -61,7 +64,9 @@ class PolicyPlacement:
         self._model = model
         manifest = versions.read_checkpoint(Path(model))
         version = manifest.version if manifest is not None else model
-        if self._section.url is not None:
+        if self._container is not None:
+            await self._container.start(model)
+        if self._section.url is not None or self._container is not None:
             await self._serve_remotely(version, Path(model) if manifest is not None and manifest.probe is not None else None)
         else:
             await self._serve_here(model, swappable=manifest is not None and manifest.probe is not None)
@@ -89,7 +94,8 @@ class PolicyPlacement:
         async def prepare(endpoint: Endpoint) -> None:
             if checkpoint is not None:
                 replaced, endpoint.version = endpoint.version, None  # neither, until proved
-                await versions.swap(self.client, endpoint, checkpoint, replaced)
+                inside = await self._container.bring(checkpoint) if self._container is not None else None
+                await versions.swap(self.client, endpoint, checkpoint, replaced, inside)
             endpoint.version = version
 
         for failure in await self.client.endpoints.replace(prepare):
@@ -119,7 +125,7 @@ class PolicyPlacement:
             raise errors.exceptions[0] from None
 
     async def _keep_up(self) -> None:
-        while self._section.url is None:
+        while self._section.url is None and self._container is None:
             await asyncio.sleep(WATCH_S)
             running = process.find("policy")
             if running is None or not running.alive():
@@ -130,7 +136,10 @@ class PolicyPlacement:
 
     def stop(self) -> None:
         """Stop it if this run started it."""
-        _stop_own("policy" if self._section.url is None else None, self._owner)
+        if self._container is not None:
+            self._container.stop()
+        else:
+            _stop_own("policy" if self._section.url is None else None, self._owner)
 
 
 def _version(model: str | None) -> str | None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -100,7 +100,7 @@ class PolicyClient:
         return [answers[i][str(token)]["logprob"] for i, token in enumerate(token_ids) if i > 0]
 
 
-async def reload(endpoint: Endpoint, checkpoint: Path) -> None:
+async def reload(endpoint: Endpoint, checkpoint: PurePath) -> None:
     """Replace a server's weights in place. No request may be running. Raises SwapFailed if the server refuses them."""
     try:
         # a 500 is the server's refusal here, never "later"

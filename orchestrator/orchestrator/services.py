@@ -15,6 +15,9 @@ from orchestrator import places, process
 from orchestrator.config import DEFAULT_MODEL, EnvSection, PolicySection
 from orchestrator.process import Running, Service
 
+#: A model of some billion weights is downloaded, loaded and compiled in less.
+POLICY_START_S = 600.0
+
 
 @cache
 def _tls() -> ssl.SSLContext:
@@ -44,15 +47,26 @@ def env_service(section: EnvSection) -> Service:
 
 
 def policy_service(section: PolicySection, model: str) -> Service:
-    """vLLM on loopback. Ready means that it answers a one-token completion."""
-    url = f"http://127.0.0.1:{section.port}"
+    """vLLM on loopback."""
     command = [str(places.service_python("policy")), "-m", "policy", "serve", "--model", model, "--port", str(section.port)]
-    command += ["--served-name", section.served_name, "--max-model-len", str(section.max_model_len)]
-    command += ["--max-num-seqs", str(section.max_num_seqs), "--device", section.device]
+    ready = policy_ready(section)
+    return Service("policy", [*command, *policy_options(section)], section.local_address, ready, start_timeout_s=POLICY_START_S)
+
+
+def policy_options(section: PolicySection) -> list[str]:
+    """What `python -m policy serve` is told of a section, wherever it runs."""
+    options = ["--served-name", section.served_name, "--max-model-len", str(section.max_model_len)]
+    options += ["--max-num-seqs", str(section.max_num_seqs), "--device", section.device]
     if section.kv_cache_gib is not None:
-        command += ["--kv-cache-gib", f"{section.kv_cache_gib:g}"]
+        options += ["--kv-cache-gib", f"{section.kv_cache_gib:g}"]
     if section.compile is not None:
-        command.append("--compile" if section.compile else "--eager")
+        options.append("--compile" if section.compile else "--eager")
+    return options
+
+
+def policy_ready(section: PolicySection) -> Callable[[], Awaitable[bool]]:
+    """Whether the server on our loopback answers a one-token completion."""
+    url = section.local_address
 
     async def ready() -> bool:
         if not await _get_ok(f"{url}/health")():
@@ -66,7 +80,7 @@ def policy_service(section: PolicySection, model: str) -> Service:
         except httpx.TransportError:
             return False
 
-    return Service("policy", command, url, ready, start_timeout_s=600.0)
+    return ready
 
 
 async def prepare_model(name: str) -> str:

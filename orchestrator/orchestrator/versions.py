@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -61,17 +61,17 @@ def distance(expected: Probe, answered: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(wanted, answered, strict=True)) / len(wanted)
 
 
-async def swap(client: PolicyClient, endpoint: Endpoint, checkpoint: Path, replaced: str | None) -> float:
+async def swap(client: PolicyClient, endpoint: Endpoint, checkpoint: Path, replaced: str | None, inside: PurePath | None = None) -> float:
     """Load a checkpoint into a running server and prove it; returns the probe's distance in nats. Raises SwapFailed.
 
-    `replaced` is the version served until now, if that is known.
+    `replaced` is the version served until now, if that is known; `inside` is where the server sees the checkpoint, if that is elsewhere.
     """
     manifest = read_checkpoint(checkpoint)
     if manifest is None or manifest.probe is None:
         raise SwapFailed(f"{checkpoint} has no manifest with a probe, so a swap could not be proved; start the server on it instead.")
     try:
         before = await client.probe(endpoint, manifest.probe.prompt_token_ids)
-        await reload(endpoint, checkpoint)
+        await reload(endpoint, inside or checkpoint)
         after = await client.probe(endpoint, manifest.probe.prompt_token_ids)
     except Refused as error:
         raise SwapFailed(

@@ -6,9 +6,7 @@ the job's files are copied into a volume of the container's own, and the checkpo
 
 import asyncio
 import hashlib
-import io
 import json
-import os
 import shutil
 import tarfile
 import tempfile
@@ -16,20 +14,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from urllib3.exceptions import HTTPError
-
-from orchestrator import versions
+from orchestrator import engine, versions
 from orchestrator.config import DockerSection
-from orchestrator.http import Unavailable
 from orchestrator.launchers import local
 from orchestrator.launchers.local import JobFailed, JobKilled
 
 LABEL = "eto.job"
 #: The image's folder for a job whose files travel (services/trainer/Dockerfile).
 INSIDE = PurePosixPath("/job")
-POLL_S = 1.0
-#: Seconds for which the engine may be away.
-PATIENCE_S = 600.0
 STOP_S = 20
 #: The trainer's exit code for a job that it refuses: to start it again would change nothing.
 REFUSED = 2
@@ -60,7 +52,7 @@ def packed(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
 
 def container_options(job: dict[str, Any], job_file: str, section: DockerSection) -> dict[str, Any]:
     """The arguments of the SDK's `containers.create`."""
-    types = _sdk().types
+    types = engine.sdk().types
     mounts = []
     for text in section.mounts:
         source, target, *mode = text.split(":")
@@ -97,37 +89,6 @@ def exit_reason(state: dict[str, Any], error: str) -> str:
     return f"exit code {code}: {error or state.get('Error') or 'its log says why'}"
 
 
-def _sdk() -> Any:
-    import docker  # here, so that --help stays instant
-
-    return docker
-
-
-def _connect(section: DockerSection) -> Any:
-    sdk = _sdk()
-    environment = {**os.environ, **({"DOCKER_HOST": section.engine} if section.engine else {})}
-    try:
-        return sdk.from_env(environment=environment, use_ssh_client=True)
-    except sdk.errors.DockerException as error:
-        raise Unavailable(
-            f"no container engine at {section.engine or environment.get('DOCKER_HOST', 'its usual socket')}: {error}"
-        ) from error
-
-
-async def _reach(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """A blocking call of the SDK, again while the engine cannot be reached."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while True:
-        try:
-            return await asyncio.to_thread(call, *arguments, **options)
-        except (OSError, HTTPError) as error:  # of requests and, while a log is read, of urllib3; refusals by the engine too
-            if isinstance(error, _sdk().errors.APIError):
-                raise
-            if asyncio.get_running_loop().time() > deadline:
-                raise Unavailable(f"the container engine cannot be reached: {error}") from error
-        await asyncio.sleep(POLL_S)
-
-
 async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section: DockerSection) -> None:
     """Run a job to its end, or go on with its container if there is one. Cancelling stops the container.
 
@@ -138,14 +99,14 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
     here = {key: str(Path(job[key]).resolve()) for key in FILES if Path(str(job.get(key))).exists()}
     job = {**job, **here}
     (folder / "job.json").write_text(json.dumps(job, indent=1))
-    sdk = _sdk()
+    sdk = engine.sdk()
     try:
-        client = await _reach(_connect, section)
+        client = await engine.reach(engine.connect, section.engine)
         container = await _started(client, job, folder, section)
         try:
             error = await _follow(container, progress)
-            await _reach(container.reload)
-            log = await _reach(container.logs, stdout=False, stderr=True)
+            await engine.reach(container.reload)
+            log = await engine.reach(container.logs, stdout=False, stderr=True)
         except sdk.errors.NotFound as gone:
             reason = f"the container of the {job['method']} job was removed"
             raise JobKilled(reason, f"{reason}. Run again to resume.") from gone
@@ -153,7 +114,7 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
         state = container.attrs["State"]
         output = Path(job["output"])
         if state["ExitCode"] == 0 and not section.mounts:
-            await _reach(_fetch, container, output)
+            await engine.reach(_fetch, container, output)
     except sdk.errors.APIError as refusal:
         raise JobFailed(f"the engine refused the {job['method']} job: {refusal.explanation or refusal}") from refusal
     if state["ExitCode"] != 0:
@@ -163,12 +124,12 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
         raise JobKilled(reason, message) if killed else JobFailed(message)
     if versions.read_checkpoint(output) is None:
         raise JobFailed(f"the job ended well, but {output} is not to be seen here: do trainer.docker.mounts name what both sides share?")
-    await _reach(container.remove, v=True)
+    await engine.reach(container.remove, v=True)
 
 
 async def _started(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
     """The job's container. Cancelled while it starts, it is stopped when it has: the thread that starts it cannot be interrupted."""
-    starting = asyncio.create_task(_reach(_container, client, job, folder, section))
+    starting = asyncio.create_task(engine.reach(_container, client, job, folder, section))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -201,21 +162,7 @@ def _container(client: Any, job: dict[str, Any], folder: Path, section: DockerSe
 
 
 def _send(container: Any, inside: dict[str, Any], needs: dict[str, Path]) -> None:
-    def readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = 10001  # the image's user
-        entry.mode |= 0o444 | (0o111 if entry.isdir() else 0)
-        return entry
-
-    with tempfile.TemporaryFile() as file:
-        with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
-            for name, path in needs.items():
-                tar.add(path, name, filter=readable)
-            text = json.dumps(inside).encode()
-            entry = tarfile.TarInfo("job.json")
-            entry.size = len(text)
-            tar.addfile(readable(entry), io.BytesIO(text))
-        file.seek(0)
-        container.put_archive(str(INSIDE), file)
+    engine.send(container, INSIDE, needs, {"job.json": json.dumps(inside).encode()})
 
 
 def _fetch(container: Any, output: Path) -> None:
@@ -256,11 +203,11 @@ async def _follow(container: Any, progress: Progress) -> str:
 
     try:
         while True:
-            await _reach(read)
-            await _reach(container.reload)
+            await engine.reach(read)
+            await engine.reach(container.reload)
             if not container.attrs["State"]["Running"]:
                 return error
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(engine.POLL_S)
     except asyncio.CancelledError:
         container.stop(timeout=STOP_S)
         raise

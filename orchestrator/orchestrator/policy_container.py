@@ -1,0 +1,174 @@
+"""The policy server as a container of a Docker engine, here or behind ssh: started, found again by its label, given weights.
+
+It listens on its host's loopback only, since whoever reaches it may change its weights; an engine behind ssh is reached through a tunnel.
+Weights travel: a checkpoint is copied into the container's volume, and the server loads it from there.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator import engine, process, services, versions
+from orchestrator.config import PolicyDockerSection, PolicySection
+from orchestrator.policy_client import SwapFailed
+from orchestrator.process import Service, ServiceError
+
+LABEL = "eto.policy"
+#: The settings that a container was made with, and the folder of its first model.
+SETTINGS, FIRST = f"{LABEL}.settings", f"{LABEL}.first"
+TUNNEL = "policy-tunnel"
+#: A volume of the image's user (services/policy/Dockerfile).
+INSIDE = PurePosixPath("/models")
+PORT = 8000  # inside
+STOP_S = 20
+LOG_LINES = 12
+
+
+class PolicyContainer:
+    """The server of a run."""
+
+    def __init__(self, section: PolicySection, docker: PolicyDockerSection, owner: str) -> None:
+        self._section, self._docker, self._owner = section, docker, owner
+        self._container: Any = None
+
+    async def start(self, model: str) -> None:
+        """Have a server up that can take `model`: the one that there is, or a new one started on it. Raises ServiceError, Unavailable."""
+        docker = engine.sdk()
+        label = self._label(model)
+        try:
+            client = await engine.reach(engine.connect, self._docker.engine)
+            self._container = await engine.reach(self._found, client, label)
+            if self._container is None:
+                self._container = await engine.reach(self._created, client, label, model)
+        except docker.errors.ImageNotFound as missing:
+            raise ServiceError(f"the engine has no image {self._docker.image}. Build it there first (docs/containers.md).") from missing
+        except docker.errors.APIError as refusal:
+            raise ServiceError(f"the engine refused the policy's container: {refusal.explanation or refusal}") from refusal
+        await self.reachable()
+        deadline, ready = time.monotonic() + services.POLICY_START_S, services.policy_ready(self._section)
+        while not await ready():
+            await engine.reach(self._container.reload)
+            ended = self._container.attrs["RestartCount"] > 0 or not self._container.attrs["State"]["Running"]
+            if ended or time.monotonic() > deadline:
+                said = (await engine.reach(self._container.logs, tail=LOG_LINES)).decode(errors="replace")
+                await engine.reach(self._container.remove, v=True, force=True)
+                raise ServiceError(f"the policy's container {'ended' if ended else 'was not ready'}. Its last words:\n{said}")
+            await asyncio.sleep(engine.POLL_S)
+
+    async def reachable(self) -> None:
+        """Have a tunnel to the server up, where it needs one. Raises ServiceError."""
+        if (command := self._tunnel()) is not None:
+            address = self._section.local_address
+            await services.ensure(Service(TUNNEL, command, address, partial(_listening, self._section.port)), self._owner)
+
+    async def bring(self, checkpoint: Path) -> PurePosixPath:
+        """Copy a checkpoint to where the server reads it, unless it is there; returns its place. Raises SwapFailed.
+
+        Of the others only that one stays on which the container starts again after a crash.
+        """
+        name, first = _place(checkpoint), self._container.labels[FIRST]
+        try:
+            there, _ = await engine.reach(self._container.exec_run, ["test", "-d", name], workdir=str(INSIDE))
+            if there != 0:
+                await engine.reach(engine.send, self._container, INSIDE, {f"{name}.part": checkpoint})
+                keep = f'mv {name}.part {name} && for d in v-*; do [ "$d" = "{name}" ] || [ "$d" = "{first}" ] || rm -rf "$d"; done'
+                code, said = await engine.reach(self._container.exec_run, ["sh", "-c", keep], workdir=str(INSIDE))
+                if code != 0:
+                    raise SwapFailed(f"{checkpoint} could not be put into the policy's container: {said.decode(errors='replace').strip()}")
+        except engine.sdk().errors.APIError as refusal:
+            raise SwapFailed(f"{checkpoint} could not be copied into the policy's container: {refusal.explanation or refusal}") from refusal
+        return INSIDE / name
+
+    def stop(self) -> None:
+        """Remove the container and its volume, and the tunnel."""
+        if (tunnel := process.find(TUNNEL)) is not None and tunnel.owner == self._owner:
+            process.stop(tunnel)
+        if self._container is not None:
+            self._container.stop(timeout=STOP_S)
+            self._container.remove(v=True)
+
+    def _found(self, client: Any, label: str) -> Any:
+        """The running container of the same settings; others of this address are removed."""
+        for found in client.containers.list(all=True, filters={"label": f"{LABEL}={self._section.port}"}):
+            if found.labels.get(SETTINGS) == label and found.attrs["State"]["Running"]:
+                return found
+            found.remove(v=True, force=True)
+        return None
+
+    def _created(self, client: Any, label: str, model: str) -> Any:
+        path = Path(model)
+        name = _place(path) if path.is_dir() else None
+        options = container_options(self._section, self._docker, str(INSIDE / name) if name else model)
+        options["labels"] = {LABEL: str(self._section.port), SETTINGS: label, FIRST: name or ""}
+        container = client.containers.create(**options)
+        if name:
+            engine.send(container, INSIDE, {name: path})
+        container.start()
+        return container
+
+    def _tunnel(self) -> list[str] | None:
+        """The command that carries our port to the loopback of a host behind ssh; None for an engine here."""
+        address = urlsplit(self._docker.engine or os.environ.get("DOCKER_HOST") or "")
+        if address.scheme != "ssh":
+            return None
+        options = [word for option in ("BatchMode=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=15") for word in ("-o", option)]
+        port, host = self._section.port, address.netloc.rpartition(":")[0] if address.port else address.netloc
+        return [
+            "ssh",
+            "-N",
+            *options,
+            *(["-p", str(address.port)] if address.port else []),
+            "-L",
+            f"127.0.0.1:{port}:127.0.0.1:{port}",
+            host,
+        ]
+
+    def _label(self, model: str) -> str:
+        """The same for all models that one server can take: settings and architecture, or the name of a model that is not here."""
+        config = Path(model) / "config.json"
+        shape = config.read_text() if config.is_file() else model
+        settings = [self._section.model_dump(mode="json"), shape]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+async def _listening(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _place(model: Path) -> str:
+    """A name for a directory's weights in the volume."""
+    manifest = versions.read_checkpoint(model)
+    return f"v-{manifest.version}" if manifest is not None else f"v-{hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:12]}"
+
+
+def container_options(section: PolicySection, docker: PolicyDockerSection, model: str) -> dict[str, Any]:
+    """The arguments of the SDK's `containers.create`."""
+    types = engine.sdk().types
+    command = ["serve", "--model", model, "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 - published on loopback only
+    return {
+        "image": docker.image,
+        "command": [*command, *services.policy_options(section), "--dev-endpoints", "--allow-anonymous"],
+        "environment": {"ETO_POLICY_TOKEN": token} if (token := os.environ.get("ETO_POLICY_TOKEN")) else {},
+        "ports": {f"{PORT}/tcp": ("127.0.0.1", section.port)},
+        "mounts": [types.Mount(str(INSIDE), None, type="volume")],
+        "device_requests": [types.DeviceRequest(count=docker.gpus, capabilities=[["gpu"]])] if docker.gpus else None,
+        "mem_limit": docker.memory,
+        "shm_size": docker.shm_size,
+        "restart_policy": {"Name": "unless-stopped"},
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "init": True,
+        "tmpfs": {"/tmp": "exec,mode=1777", "/home/eto": "exec,uid=10001,gid=10001"},  # noqa: S108 - inside the container
+    }
