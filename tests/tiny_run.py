@@ -63,10 +63,10 @@ class Run:
         self.folder = folder / "runs" / name
         self.log = folder / f"{name}.log"
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         command = [str(Path(sys.executable).with_name("eto")), "run", str(self.config), "--runs", str(self.folder.parent), *options]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def done(self) -> dict[str, str]:
         """The records of finished stages, as written."""

@@ -14,6 +14,8 @@ jobs: a training job whose files travel; its orchestrator killed with SIGKILL in
 a job whose container is killed, which must say so and end within the same call; a job that is cancelled, whose container must stop.
 ssh: a job on an engine behind a real sshd, whose connections are cut in mid-job. Needs openssh-server.
 tls: a job on a second engine, started for it, that is reached by TCP with certificates on both sides.
+remote: a whole ETO run of the smallest sizes whose trainer and policy are behind that ssh, with no disk shared; the connections are cut and
+the server killed in its middle.
 At the end `down -v` must leave nothing. Needs root and an engine with compose. Writes benchmarks/out/soak-containers.json.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 from containers_engine import build, check, compose, docker, failures, left, report
 from containers_jobs import jobs
 from containers_overrides import overrides
+from containers_remote import remote
 from containers_run import environments, kills, run
 from containers_scale import scale
 from containers_ssh import ssh
@@ -42,7 +45,7 @@ def system() -> dict[str, Any]:
     return {"healthy_s": healthy, **environments()}
 
 
-PARTS = (build, system, run, kills, overrides, scale, jobs, ssh, tls)
+PARTS = (build, system, run, kills, overrides, scale, jobs, ssh, tls, remote)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import time
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from orchestrator import engine, process, services, versions
 from orchestrator.config import PolicyDockerSection, PolicySection
@@ -35,6 +35,7 @@ class PolicyContainer:
 
     def __init__(self, section: PolicySection, docker: PolicyDockerSection, owner: str) -> None:
         self._section, self._docker, self._owner = section, docker, owner
+        self._network = f"eto-policy-{section.port}"
         self._container: Any = None
 
     async def start(self, model: str) -> None:
@@ -46,6 +47,7 @@ class PolicyContainer:
             self._container = await engine.reach(self._found, client, label)
             if self._container is None:
                 self._container = await engine.reach(self._created, client, label, model)
+                await engine.reach(self._filled_and_started, model)
         except docker.errors.ImageNotFound as missing:
             raise ServiceError(f"the engine has no image {self._docker.image}. Build it there first (docs/containers.md).") from missing
         except docker.errors.APIError as refusal:
@@ -63,8 +65,12 @@ class PolicyContainer:
 
     async def reachable(self) -> None:
         """Have a tunnel to the server up, where it needs one. Raises ServiceError."""
-        if (command := self._tunnel()) is not None:
-            address = self._section.local_address
+        if (host := ssh_host(self._docker.engine)) is not None:
+            await engine.reach(self._container.reload)
+            published = self._container.ports.get(f"{PORT}/tcp")
+            if not published:
+                return  # it is starting again, and gets its port then
+            command, address = tunnel(host, self._section.port, int(published[0]["HostPort"])), self._section.local_address
             await services.ensure(Service(TUNNEL, command, address, partial(_listening, self._section.port)), self._owner)
 
     async def bring(self, checkpoint: Path) -> PurePosixPath:
@@ -86,12 +92,13 @@ class PolicyContainer:
         return INSIDE / name
 
     def stop(self) -> None:
-        """Remove the container and its volume, and the tunnel."""
+        """Remove the container with its volume and network, and the tunnel."""
         if (tunnel := process.find(TUNNEL)) is not None and tunnel.owner == self._owner:
             process.stop(tunnel)
         if self._container is not None:
             self._container.stop(timeout=STOP_S)
             self._container.remove(v=True)
+            self._container.client.networks.get(self._network).remove()
 
     def _found(self, client: Any, label: str) -> Any:
         """The running container of the same settings; others of this address are removed."""
@@ -105,29 +112,16 @@ class PolicyContainer:
         path = Path(model)
         name = _place(path) if path.is_dir() else None
         options = container_options(self._section, self._docker, str(INSIDE / name) if name else model)
+        if not client.networks.list(names=[f"^{self._network}$"]):
+            client.networks.create(self._network)
+        options["network"] = self._network  # of its own: others on a shared one could reach it too
         options["labels"] = {LABEL: str(self._section.port), SETTINGS: label, FIRST: name or ""}
-        container = client.containers.create(**options)
-        if name:
-            engine.send(container, INSIDE, {name: path})
-        container.start()
-        return container
+        return client.containers.create(**options)
 
-    def _tunnel(self) -> list[str] | None:
-        """The command that carries our port to the loopback of a host behind ssh; None for an engine here."""
-        address = urlsplit(self._docker.engine or os.environ.get("DOCKER_HOST") or "")
-        if address.scheme != "ssh":
-            return None
-        options = [word for option in ("BatchMode=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=15") for word in ("-o", option)]
-        port, host = self._section.port, address.netloc.rpartition(":")[0] if address.port else address.netloc
-        return [
-            "ssh",
-            "-N",
-            *options,
-            *(["-p", str(address.port)] if address.port else []),
-            "-L",
-            f"127.0.0.1:{port}:127.0.0.1:{port}",
-            host,
-        ]
+    def _filled_and_started(self, model: str) -> None:
+        if name := self._container.labels[FIRST]:
+            engine.send(self._container, INSIDE, {name: Path(model)})
+        self._container.start()
 
     def _label(self, model: str) -> str:
         """The same for all models that one server can take: settings and architecture, or the name of a model that is not here."""
@@ -135,6 +129,19 @@ class PolicyContainer:
         shape = config.read_text() if config.is_file() else model
         settings = [self._section.model_dump(mode="json"), shape]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def ssh_host(address: str | None) -> SplitResult | None:
+    """Where an engine behind ssh is, by its address or DOCKER_HOST; None for an engine that needs no tunnel."""
+    parts = urlsplit(address or os.environ.get("DOCKER_HOST") or "")
+    return parts if parts.scheme == "ssh" else None
+
+
+def tunnel(host: SplitResult, port: int, there: int) -> list[str]:
+    """The command that carries a port of our loopback to one of a host's loopback."""
+    options = [word for option in ("BatchMode=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=15") for word in ("-o", option)]
+    to = ["-p", str(host.port), host.netloc.rpartition(":")[0]] if host.port else [host.netloc]
+    return ["ssh", "-N", *options, "-L", f"127.0.0.1:{port}:127.0.0.1:{there}", *to]
 
 
 async def _listening(port: int) -> bool:
@@ -160,7 +167,8 @@ def container_options(section: PolicySection, docker: PolicyDockerSection, model
         "image": docker.image,
         "command": [*command, *services.policy_options(section), "--dev-endpoints", "--allow-anonymous"],
         "environment": {"ETO_POLICY_TOKEN": token} if (token := os.environ.get("ETO_POLICY_TOKEN")) else {},
-        "ports": {f"{PORT}/tcp": ("127.0.0.1", section.port)},
+        # behind ssh any port does, as the tunnel leads to it
+        "ports": {f"{PORT}/tcp": ("127.0.0.1", None if ssh_host(docker.engine) else section.port)},
         "mounts": [types.Mount(str(INSIDE), None, type="volume")],
         "device_requests": [types.DeviceRequest(count=docker.gpus, capabilities=[["gpu"]])] if docker.gpus else None,
         "mem_limit": docker.memory,
