@@ -161,6 +161,9 @@ def run() -> dict[str, Any]:
     methods = [name.split("-")[1] for name in created]
     check(methods == ["init", "sft", "dpo"], f"the jobs were containers: {', '.join(created)}")
     check(not docker("ps", "-aq", "--filter", "label=eto.job"), "no job's container is left")
+    about = "id -u; grep CapEff /proc/1/status | cut -f2; touch /etc/x /runs/x 2>/dev/null && echo written || echo refused"
+    seen = docker("exec", POLICY, "sh", "-c", about).split()
+    check(seen == ["10001", "0" * 16, "refused"], f"the policy's container: uid, capabilities, writing to its root and to the runs: {seen}")
     print(log)
     return {"run_s": seconds, "run_stages_s": {stage: tiny.record(stage).get("duration_s") for stage in STAGES}}
 
