@@ -11,7 +11,8 @@ kills: the same again, with the containers of the trainer, the policy, the page 
 overrides: compose.dev.yml; compose.remote-policy.yml with a policy server outside of the system, which serves a model of run.
 scale: three replicas of ScienceWorld; sessions are spread over them and stay where they were made; one is removed for good in mid-rollout.
 jobs: a training job whose files travel; its orchestrator killed with SIGKILL in mid-job, after which the next must find the same container;
-a job whose container is killed, which must say so and end within the same call; a job that is cancelled, whose container must stop.
+jobs whose containers are killed, stopped or removed, which must say so and end within the same call; a job that is cancelled, whose
+container must stop; one with too little memory.
 ssh: a job on an engine behind a real sshd, whose connections are cut in mid-job. Needs openssh-server.
 tls: a job on a second engine, started for it, that is reached by TCP with certificates on both sides.
 remote: a whole ETO run of the smallest sizes whose trainer and policy are behind that ssh, with no disk shared; the connections are cut and

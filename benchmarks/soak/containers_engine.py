@@ -6,12 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PROJECT = "eto-soak"
-PORTS = {"webshop": 18001, "sciworld": 18002, "alfworld": 18003}
+sys.path.insert(0, str(ROOT / "tests"))
+from tiny_run import free_port  # noqa: E402
+
+#: Another name where another soak uses the same engine at the same time: each begins by removing what an interrupted one left.
+PROJECT = os.environ.get("SOAK_PROJECT", "eto-soak")
+PORTS = {name: free_port() for name in ("webshop", "sciworld", "alfworld")}
+UI_PORT = free_port()
 #: Image and compose service, in the order in which they are built.
 IMAGES = {
     "eto/env-sciworld": "env-sciworld",
@@ -40,7 +46,7 @@ def environment(**settings: str) -> dict[str, str]:
         **own,
         **({"ETO_WHEELS": wheels} if Path(wheels).is_dir() and wheels else {}),
         **{f"ETO_{name.upper()}_PORT": str(port) for name, port in PORTS.items()},
-        "ETO_UI_PORT": "18080",
+        "ETO_UI_PORT": str(UI_PORT),
         **settings,
     }
 
@@ -69,6 +75,12 @@ def state(container: str, field: str) -> str:
     return docker("inspect", "-f", f"{{{{{field}}}}}", container, must=False)
 
 
+@cache
+def runs() -> Path:
+    """Where the engine keeps the system's runs: to read them here is quicker than to ask a container."""
+    return Path(docker("volume", "inspect", "-f", "{{.Mountpoint}}", f"{PROJECT}_runs"))
+
+
 def left(project: str = PROJECT) -> list[str]:
     """What is there of the project: ids of containers, volumes, networks."""
     mine = ["--filter", f"label=com.docker.compose.project={project}", "-q"]
@@ -81,7 +93,7 @@ def wait_for(what: Callable[[], Any], told: str, patience_s: float = PATIENCE_S)
     while not (found := what()):
         if time.monotonic() > deadline:
             sys.exit(f"after {patience_s:g} s still not: {told}")
-        time.sleep(0.1)
+        time.sleep(0.3)
     return found
 
 

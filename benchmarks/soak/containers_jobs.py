@@ -30,6 +30,10 @@ def containers_of(work: dict[str, Any]) -> list[str]:
     return docker("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={job_label(work)}").split()
 
 
+#: What the progress must say of a job that was ended from outside.
+REASONS = {"killed": "SIGKILL", "stopped": "SIGTERM", "removed": "was removed"}
+
+
 def created(work: dict[str, Any], since: float) -> int:
     """How many containers the engine made for a job."""
     return len(
@@ -40,15 +44,15 @@ def created(work: dict[str, Any], since: float) -> int:
     )
 
 
-def launch(work: dict[str, Any], folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def launch(work: dict[str, Any], folder: Path, env: dict[str, str] | None = None, **settings: str) -> subprocess.Popen[str]:
     """An orchestrator of its own, to be killed."""
     code = (
         "import asyncio, json, sys; from pathlib import Path; from orchestrator.config import DockerSection; "
         "from orchestrator.launchers import again, docker; "
-        "job, folder = json.loads(sys.argv[1]), Path(sys.argv[2]); "
-        "asyncio.run(again.until_done(lambda: docker.run_job(job, folder, print, DockerSection()), print, 2))"
+        "job, folder, section = json.loads(sys.argv[1]), Path(sys.argv[2]), DockerSection(**json.loads(sys.argv[3])); "
+        "asyncio.run(again.until_done(lambda: docker.run_job(job, folder, print, section), print, 2))"
     )
-    command = [sys.executable, "-c", code, json.dumps(work), str(folder)]
+    command = [sys.executable, "-c", code, json.dumps(work), str(folder), json.dumps(settings)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
 
 
@@ -62,7 +66,7 @@ def jobs() -> dict[str, Any]:
     """Kill orchestrators and containers in mid-job, and cancel."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        for number, part in enumerate(("found again", "killed", "cancelled")):
+        for number, part in enumerate(("found again", "killed", "stopped", "removed", "cancelled")):
             folder = Path(name) / str(number)
             folder.mkdir()
             work = job(folder, number)
@@ -77,6 +81,12 @@ def jobs() -> dict[str, Any]:
             elif part == "killed":
                 docker("kill", "-s", "KILL", container)
                 again = first
+            elif part == "stopped":
+                docker("stop", container)
+                again = first
+            elif part == "removed":
+                docker("rm", "-f", "-v", container)
+                again = first
             else:
                 first.send_signal(signal.SIGINT)
                 first.communicate()
@@ -84,10 +94,19 @@ def jobs() -> dict[str, Any]:
                 check(stopped, "Ctrl-C stopped the job's container")
                 again = launch(work, folder)
             said, told = again.communicate()
-            if part == "killed":
-                check("SIGKILL" in said and "'attempt': 1" in said, "a killed container is said to have been killed, and was started again")
+            if part in REASONS:
+                told_why = REASONS[part] in said and "'attempt': 1" in said
+                check(told_why, f"{part}: the call said {REASONS[part]!r} and started the job again")
             check(again.returncode == 0, f"{part}: it ended well" + (told[-300:] if again.returncode else ""))
             check(versions.read_checkpoint(folder / "checkpoint") is not None, f"{part}: its checkpoint came back")
             check(not containers_of(work), f"{part}: its container is gone")
             figures[part] = round(time.monotonic() - began, 1)
+        folder = Path(name) / "memory"
+        folder.mkdir()
+        work = job(folder, 50)
+        small = launch(work, folder, memory="64m")
+        said, told = small.communicate()
+        check(small.returncode != 0 and "out of memory" in told, "a job with too little memory says so")
+        check("attempt" not in said, "it is not started again, which would help nothing")
+        docker("rm", "-v", *containers_of(work))
     return {"jobs_s": figures}

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from containers_engine import PORTS, PROJECT, ROOT, check, compose, docker, environment, post, state, wait_for
+from containers_engine import PORTS, PROJECT, ROOT, check, compose, docker, environment, free_port, post, state, wait_for
 from containers_run import FIRST
 
 ELSEWHERE = f"{PROJECT}-elsewhere"
-PORT = "18000"
+PORT = str(free_port())
 #: Package folders in the containers of compose.dev.yml.
 MOUNTED = {"env-webshop": "env_webshop", "env-sciworld": "env_sciworld", "env-alfworld": "env_alfworld", "ui": "orchestrator"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from containers_engine import PROJECT, ROOT, check, compose, compose_command, docker, environment, wait_for
+from containers_engine import PROJECT, ROOT, check, compose, compose_command, docker, environment, runs, wait_for
 
 REPLICAS = 3
 PORTS = "18100-18119"
@@ -41,8 +41,7 @@ def play(name: str) -> tuple[subprocess.Popen[str], Path]:
     process = subprocess.Popen(
         command, cwd=ROOT, env=settings(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    volume = docker("volume", "inspect", "-f", "{{.Mountpoint}}", f"{PROJECT}_runs")
-    return process, Path(volume) / "scale" / f"{name}.jsonl"
+    return process, runs() / "scale" / f"{name}.jsonl"
 
 
 def episodes(process: subprocess.Popen[str], file: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from containers_jobs import job, launch
 from orchestrator import versions
 
 IMAGE = "eto/trainer:cpu"
+#: Of the second engine alone: one that is told to have none removes the first engine's.
+BRIDGE = "eto-soak0"
 
 
 def certificates(folder: Path) -> None:
@@ -38,7 +40,7 @@ def certificates(folder: Path) -> None:
 
 @contextmanager
 def second_engine(folder: Path) -> Iterator[dict[str, str]]:
-    """It runs, without networks of its own (a job has none); what makes a process its client."""
+    """It runs, without a way to the network (a job needs none); what makes a process its client."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -49,9 +51,13 @@ def second_engine(folder: Path) -> Iterator[dict[str, str]]:
         *("--host", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", str(folder / "ca.pem")),
         *("--tlscert", str(folder / "server.pem"), "--tlskey", str(folder / "server-key.pem")),
         *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")),
-        *("--bridge", "none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false"),
+        *("--bridge", BRIDGE, "--iptables=false", "--ip6tables=false", "--userland-proxy=false"),
     ]
     client = {"DOCKER_HOST": f"tcp://127.0.0.1:{port}", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(folder)}
+    network = (["add", BRIDGE, "type", "bridge"], ["set", BRIDGE, "up"])
+    for arguments in network:
+        subprocess.run(["ip", "link", *arguments], check=True)
+    subprocess.run(["ip", "addr", "add", "192.0.2.1/24", "dev", BRIDGE], check=True)  # RFC 5737: nobody's
     with open(folder / "log", "wb") as log:
         engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -60,6 +66,7 @@ def second_engine(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         engine.terminate()
         engine.wait()
+        subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
 
 
 def tls() -> dict[str, Any]:

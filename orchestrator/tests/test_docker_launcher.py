@@ -66,6 +66,7 @@ def test_a_mount_without_a_place_inside_is_refused():
     [
         ({"ExitCode": 137, "OOMKilled": True}, "out of memory"),
         ({"ExitCode": 137, "OOMKilled": False}, "SIGKILL"),
+        ({"ExitCode": 143}, "SIGTERM (stopped or preempted)"),
         ({"ExitCode": 2, "OOMKilled": False}, "exit code 2: no such data"),
     ],
 )

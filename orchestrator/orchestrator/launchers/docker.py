@@ -11,6 +11,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,8 @@ INSIDE = PurePosixPath("/job")
 STOP_S = 20
 #: The trainer's exit code for a job that it refuses: to start it again would change nothing.
 REFUSED = 2
+#: The engine's answers about a container that is not there, or is being removed.
+GONE = (404, 409)
 #: Exit codes of SIGKILL and SIGTERM.
 ENDED_FROM_OUTSIDE = {137: "SIGKILL (killed by hand, or the machine was out of memory)", 143: "SIGTERM (stopped or preempted)"}
 #: The parts of a job that may name a file or folder; `model` may be a hub id as well.
@@ -107,7 +110,11 @@ async def run_job(job: dict[str, Any], folder: Path, progress: Progress, section
             error = await _follow(container, progress)
             await engine.reach(container.reload)
             log = await engine.reach(container.logs, stdout=False, stderr=True)
-        except sdk.errors.NotFound as gone:
+        except sdk.errors.APIError as gone:
+            if gone.status_code not in GONE:
+                raise
+            with suppress(sdk.errors.NotFound):
+                await engine.reach(container.wait, condition="removed")
             reason = f"the container of the {job['method']} job was removed"
             raise JobKilled(reason, f"{reason}. Run again to resume.") from gone
         (folder / "trainer.log").write_bytes(log)
