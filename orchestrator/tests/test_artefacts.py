@@ -154,6 +154,8 @@ def test_what_was_changed_there_is_not_pulled(run: Path, url: str, tmp_path: Pat
     options = {} if not url.startswith("sftp") else {"host_key_policy": "auto_add"}
     fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
     fs.pipe_file(f"{root}/demo/stages/sft/checkpoint/model.safetensors", b"x" * 3000)
+    if options:
+        fs.client.close()
     with pytest.raises(StoreError, match="is not what was pushed"):
         pull("demo", url, tmp_path / "back")
     assert not (tmp_path / "back/demo").exists()
