@@ -107,6 +107,34 @@ def compare(
 
 
 @app.command()
+def same(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run's name, or its directory.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another run.")],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Tell whether two runs hold the same episodes, pairs and weights, stage by stage; exit code 1 if they do not."""
+    from orchestrator.run_index import run_folder
+
+    if not print_same(run_folder(runs, a), run_folder(runs, b), as_json):
+        raise typer.Exit(1)
+
+
+def print_same(a: Path, b: Path, as_json: bool = False) -> bool:
+    """Print what two runs share; whether it is everything."""
+    from orchestrator.report.html import DASH
+    from orchestrator.run_same import compare as compared
+
+    found = compared(a, b)
+    if as_json:
+        _print_json([{**asdict(s), "same": s.same} for s in found])
+    else:
+        rows = [[s.stage, s.what, f"{s.equal} of {s.n}", s.different or DASH] for s in found]
+        _print_table(["Stage", "What", "Equal", "Different, for example"], rows)
+    return all(s.same for s in found)
+
+
+@app.command()
 def rm(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their directories.")],
     runs: RunsDir = Path("runs"),
