@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from orchestrator.records import Pair
-from tiny_run import Run, kill, wait_for
+from tiny_run import HELD_OUT, Run, kill, wait_for
 
 from orchestrator import jsonl, process
 
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     # services of the other tests run under the same names
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ETO_STATE", str(folder / "state"))
-        yield Run(folder)
+        yield Run(folder, **HELD_OUT)
         for running in process.find_all():
             process.stop(running)
 
@@ -40,7 +40,7 @@ def test_a_run_whose_orchestrator_is_killed_in_explore_and_whose_policy_is_kille
     policy = process.find("policy")
     assert policy is not None
     kill(policy.pid)
-    assert eto.wait(300) == 0, run.log.read_text()
+    assert eto.wait(400) == 0, run.log.read_text()
 
     run.check_complete()
     assert {stage: run.done()[stage] for stage in before} == before  # nothing finished was done again
@@ -89,7 +89,7 @@ def test_the_best_policy_is_chosen_by_tasks_that_were_neither_trained_on_nor_eva
 
 def test_another_run_goes_on_from_its_pairs_with_dpo_settings_of_its_own(run: Run) -> None:
     training = {"batch_size": 4, "micro_batch_size": 4, "max_length": 1024, "precision": "fp32"}
-    arm = Run(run.config.parent, "arm", dpo={**training, "epochs": 1, "learning_rate": 1e-3})
+    arm = Run(run.config.parent, "arm", **HELD_OUT, dpo={**training, "epochs": 1, "learning_rate": 1e-3})
     eto = arm.start("--from", "loop:pairs-1")
     assert eto.wait(300) == 0, arm.log.read_text()
     arm.check_complete()

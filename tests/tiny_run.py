@@ -17,19 +17,20 @@ from orchestrator import jsonl
 TYPES = ["task-6-lifespan-(longest-lived)", "task-6-lifespan-(shortest-lived)"]
 #: Every stage, and how many episodes it must hold at the end.
 STAGES = {
-    "experts": 6,
+    "experts": 8,
     "init": 0,
     "evaluate-base": 6,
     "sft": 0,
     "evaluate-sft": 6,
-    "dev-sft": 2,
-    "explore-1": 6,
+    "explore-1": 8,
     "pairs-1": 0,
     "dpo-1": 0,
     "check-1": 2,
     "evaluate-eto-1": 6,
-    "dev-eto-1": 2,
 }
+#: The same with a task of each type held out to choose the best policy.
+HELD_OUT = {"dev": {"held_out": 1}}
+STAGES_HELD_OUT = {**STAGES, "experts": 6, "explore-1": 6, "dev-sft": 2, "dev-eto-1": 2}
 
 
 def free_port() -> int:
@@ -51,13 +52,13 @@ class Run:
             "policy": {"port": free_port(), "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.25},
             "train_tasks": {"split": "eto-train", "types": TYPES, "per_type": 4},
             "evaluate": [{"split": "eto-unseen", "types": TYPES, "per_type": 3}],
-            "dev": {"held_out": 1},
-            "rollout": {"concurrency": 4, "max_tokens": 24, "example": False, "patience_s": 60},
+            "rollout": {"concurrency": 4, "max_tokens": 24, "example": False, "patience_s": 240},
             "sft": {**training, "epochs": 30, "learning_rate": 2e-3},
             "collapse": {"tasks": 2, "invalid_rise": 1.0},  # so small a model may well collapse; benchmarks/soak/methods.py makes one stop
             "dpo": {**training, "epochs": 1, "learning_rate": 1e-4},
             **settings,
         }
+        self.stages = STAGES_HELD_OUT if "dev" in settings else STAGES
         self.config = folder / f"{name}.yaml"
         self.config.write_text(yaml.safe_dump(config))
         self.folder = folder / "runs" / name
@@ -81,8 +82,8 @@ class Run:
 
     def check_complete(self) -> None:
         """Every stage is there and holds each episode once."""
-        assert sorted(self.done()) == sorted(STAGES)
-        for stage, count in STAGES.items():
+        assert sorted(self.done()) == sorted(self.stages)
+        for stage, count in self.stages.items():
             keys = [e.key for e in self.episodes(stage)] if count else []
             assert len(set(keys)) == len(keys) == count, (stage, keys)
 

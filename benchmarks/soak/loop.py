@@ -1,25 +1,35 @@
 #!.venv/bin/python
-"""Whole runs of the loop with real parts, killed at random until they are complete, against an undisturbed one.
+"""Whole runs of the loop with real parts, killed in each stage or at random until they are complete, against an undisturbed one.
 
     make soak ONLY=loop, or benchmarks/soak/loop.py [--runs 4] [--seed 0]
 
-Each run is the smallest one of tests/tiny_run.py. Every few seconds (at random) one of the orchestrator, the policy server, the
-environment service, a JVM, or a training job is killed with SIGKILL; the orchestrator is started again when it has ended.
-A run must end complete: every stage, every episode once, a stage that was finished never done again. Its experts must be the undisturbed
-run's to the byte, and its SFT weights bit-equal. Writes benchmarks/out/soak-loop.json.
+Each run is the smallest one of tests/tiny_run.py. In the first disturbed one the orchestrator is killed with SIGKILL once in every
+stage, and with it who works for it there (the training job; in evaluations the policy server). In the others one of the orchestrator,
+the policy server, the environment service, a JVM, or a training job is killed every few seconds, at random. The orchestrator is
+started again when it has ended.
+
+A run must end complete: every stage, every episode once, a stage that was finished never done again. It must hold the undisturbed run's
+very episodes, pairs and weights, and its final report must be the undisturbed run's but for clocks, names and ports. One episode is
+played at a time, so that an answer does not depend on which requests share a batch. Writes benchmarks/out/soak-loop.json.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -66,9 +76,58 @@ def _descends(pid: int, ancestor: int) -> bool:
     return False
 
 
-def weights(run_folder: Path) -> str:
-    """The version of the SFT weights, a hash of their bytes."""
-    return str(json.loads((run_folder / "stages" / "sft" / "checkpoint" / "manifest.json").read_text())["version"])
+#: What a report says of clocks, of names and ports, and of files that hold clocks; retries and tokens of answers sent again too.
+PASSING = {
+    *("run_id", "name", "created_at", "config_sha256", "config", "config_text", "started_at", "duration_s", "training_s", "train_s"),
+    *("elapsed_s", "tokens_per_s", "inputs", "outputs", "retries", "restarts"),
+}
+
+
+def lasting(report: Any) -> Any:
+    """A report without what differs from one run of a configuration to the next."""
+    if isinstance(report, dict):
+        return {k: lasting(v) for k, v in report.items() if k not in PASSING}
+    return [lasting(v) for v in report] if isinstance(report, list) else report
+
+
+def check_equal(run: Any, calm: Any) -> None:
+    """AssertionError where a run does not hold what the undisturbed one does."""
+    from orchestrator import run_same
+
+    other = [s for s in run_same.compare(calm.folder, run.folder) if not s.same]
+    assert not other, other
+    reports = [json.loads((r.folder / "report.json").read_text()) for r in (calm, run)]
+    assert lasting(reports[0]) == lasting(reports[1]), [k for k in reports[0] if lasting(reports[0][k]) != lasting(reports[1][k])]
+
+
+def kill_in_each_stage(run: Any) -> tuple[Counter[str], int]:
+    """Carry a run out, killing the orchestrator once in every stage; returns who was killed, by stage, and how often it was started."""
+    from orchestrator.config_file import load_config
+
+    from orchestrator import pipeline
+
+    stages, kills, starts = [s.name for s in pipeline.plan(load_config(run.config))], Counter[str](), 0
+    while stages:
+        eto, starts = run.start(), starts + 1
+        folder = run.folder / "stages" / stages[0]
+        while not folder.exists():  # no pause: the shortest stage takes a millisecond
+            assert eto.poll() is None, run.log.read_text()
+        own = [p for p in victims(run.folder, eto.pid).get("trainer", []) if stages[0] in ("init", "sft", "dpo-1")]
+        os.kill(eto.pid, signal.SIGKILL)
+        eto.wait()
+        if (folder / "done.json").exists():  # it was quicker: once more
+            shutil.rmtree(folder)
+            continue
+        kills[f"{stages[0]}: orchestrator"] += 1
+        worker = own or (victims(run.folder, 0).get("policy", []) if stages[0].startswith("evaluate") else [])
+        for pid in worker:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            kills[f"{stages[0]}: {'training job' if own else 'policy server'}"] += 1
+        stages.pop(0)
+    eto, starts = run.start(), starts + 1
+    assert eto.wait(LONGEST_S) == 0, run.log.read_text()
+    return kills, starts
 
 
 def main() -> None:
@@ -80,12 +139,19 @@ def main() -> None:
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="eto-soak-") as scratch:
         os.environ["ETO_STATE"] = str(Path(scratch) / "state")
-        from tiny_run import Run
+        from tiny_run import HELD_OUT, Run
+
+        def steady(folder: Path) -> Any:
+            run = Run(folder, **HELD_OUT)
+            config = yaml.safe_load(run.config.read_text())
+            config["rollout"]["concurrency"] = config["policy"]["max_num_seqs"] = 1
+            run.config.write_text(yaml.safe_dump(config))
+            return run
 
         from orchestrator import process
 
         try:
-            results = soak(Path(scratch), options.runs, rng, Run)
+            results = soak(Path(scratch), options.runs, rng, steady)
         finally:
             for running in process.find_all():
                 process.stop(running)
@@ -94,7 +160,7 @@ def main() -> None:
     print(json.dumps(results, indent=1))
 
 
-def soak(scratch: Path, runs: int, rng: random.Random, run_class: type) -> dict[str, object]:
+def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path], Any]) -> dict[str, object]:
     """The undisturbed run and the disturbed ones; AssertionError where one is not as it must be."""
     calm = run_class(_folder(scratch, "calm"))
     started = time.monotonic()
@@ -103,6 +169,12 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: type) -> dict[
     calm.check_complete()
     calm_s = time.monotonic() - started
     print(f"undisturbed: {calm_s:.0f} s", flush=True)
+    run, began = run_class(_folder(scratch, "each")), time.monotonic()
+    in_stages, starts = kill_in_each_stage(run)
+    run.check_complete()
+    check_equal(run, calm)
+    each_s = round(time.monotonic() - began)
+    print(f"killed in each of {len(run.stages)} stages: {dict(in_stages)}, started {starts} times, {each_s} s: the same", flush=True)
     kills: Counter[str] = Counter()
     rows = []
     for number in range(runs):
@@ -133,22 +205,25 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: type) -> dict[
             here[kind] += 1
         run.check_complete()
         assert process_free(), "the run left a service behind"
-        assert _experts(run) == _experts(calm), "the experts differ"
-        assert weights(run.folder) == weights(calm.folder), "the SFT weights differ"
+        check_equal(run, calm)
         kills += here
         rows.append({"kills": dict(here), "starts": starts, "elapsed_s": round(time.monotonic() - began)})
-        print(f"run {number}: {dict(here)}, started {starts} times, {rows[-1]['elapsed_s']} s: complete", flush=True)
-    return {"runs": runs, "complete": len(rows), "kills": dict(kills), "undisturbed_s": round(calm_s), "each": rows}
+        print(f"run {number}: {dict(here)}, started {starts} times, {rows[-1]['elapsed_s']} s: the same", flush=True)
+    by_stage = {"kills": dict(in_stages), "starts": starts, "elapsed_s": each_s}
+    return {
+        "runs": runs,
+        "complete": len(rows),
+        "killed_in_each_stage": by_stage,
+        "kills": dict(kills),
+        "undisturbed_s": round(calm_s),
+        "each": rows,
+    }
 
 
 def _folder(scratch: Path, name: str) -> Path:
     folder = scratch / name
     folder.mkdir()
     return folder
-
-
-def _experts(run: object) -> list[object]:
-    return sorted((e.key, [m.content for m in e.messages], e.score) for e in run.episodes("experts"))  # type: ignore[attr-defined]
 
 
 def process_free() -> bool:

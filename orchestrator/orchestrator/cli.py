@@ -24,7 +24,7 @@ app.add_typer(services_app, name="services")
 app.add_typer(data_app, name="data")
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
-Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
+Config = Annotated[Path | None, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print {out, episodes, mean_score, success}; progress goes to standard error.")]
 EnvUrl = Annotated[
     str | None,
@@ -62,9 +62,12 @@ def _run(work: Coroutine[Any, Any, Any]) -> None:
 
 @app.command()
 def run(
-    config: Config,
+    config: Config = None,
     runs: RunsDir = Path("runs"),
     settings: Set = None,
+    reproduce: Annotated[
+        str | None, typer.Option(metavar="RUN", help="In place of CONFIG: carry that run out anew as RUN-again, and compare.")
+    ] = None,
     from_stage: Annotated[
         str | None,
         typer.Option("--from", metavar="RUN:STAGE", help="Go on from a finished stage of another run (docs/ui.md)."),
@@ -79,9 +82,18 @@ def run(
     from orchestrator.config import ConfigError
     from orchestrator.config_file import load_config
     from orchestrator.progress import Display
+    from orchestrator.run_index import run_folder
     from orchestrator.run_store import open_run
 
-    loaded = load_config(config, _overrides(settings))
+    again = None
+    overrides = _overrides(settings)
+    if (config is None) == (reproduce is None):
+        raise ConfigError("give a CONFIG, such as configs/quickstart.yaml, or --reproduce RUN.")
+    if reproduce is not None:
+        again = run_folder(runs, reproduce)
+        config, overrides = again / "config.yaml", {"name": f"{again.resolve().name}-again", **overrides}
+    assert config is not None  # noqa: S101 - one of the two was given
+    loaded = load_config(config, overrides)
     steps = pipeline.plan_until(loaded, until)
     if as_json and not dry_run:
         raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
@@ -100,6 +112,19 @@ def run(
         take_over.check_whole(store)
         _run(pipeline.run(loaded, store, display, steps, keep_services))
         _report(store.path, display.console)
+    if again is not None:
+        _compare_again(again, store.path)
+
+
+def _compare_again(first: Path, second: Path) -> None:
+    from orchestrator.run_store import RunStore, read_manifest
+
+    versions = [read_manifest(RunStore(folder)).get("code_version") for folder in (first, second)]
+    if versions[0] != versions[1]:
+        typer.echo(f"note: {first} was begun by code version {versions[0]}, {second} by {versions[1]}")
+    if not cli_runs.print_same(first, second):
+        typer.echo("not reproduced to the last record (docs/ui.md, The same run again)", err=True)
+        raise typer.Exit(1)
 
 
 def _report(path: Path, console: Any) -> None:

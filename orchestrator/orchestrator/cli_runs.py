@@ -107,6 +107,34 @@ def compare(
 
 
 @app.command()
+def same(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run's name, or its directory.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another run.")],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Tell whether two runs hold the same episodes, pairs and weights, stage by stage; exit code 1 if they do not."""
+    from orchestrator.run_index import run_folder
+
+    if not print_same(run_folder(runs, a), run_folder(runs, b), as_json):
+        raise typer.Exit(1)
+
+
+def print_same(a: Path, b: Path, as_json: bool = False) -> bool:
+    """Print what two runs share; whether it is everything."""
+    from orchestrator.report.html import DASH
+    from orchestrator.run_same import compare as compared
+
+    found = compared(a, b)
+    if as_json:
+        _print_json([{**asdict(s), "same": s.same} for s in found])
+    else:
+        rows = [[s.stage, s.what, f"{s.equal} of {s.n}", s.different or DASH] for s in found]
+        _print_table(["Stage", "What", "Equal", "Different, for example"], rows)
+    return all(s.same for s in found)
+
+
+@app.command()
 def rm(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their directories.")],
     runs: RunsDir = Path("runs"),
@@ -179,6 +207,41 @@ def gc(
         typer.echo("nothing to remove")
     else:
         typer.echo(f"removed: {size}" if yes else f"{size} could be freed; nothing was removed. --yes removes these.")
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="A run's name, or its directory.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://BUCKET/FOLDER, sftp://USER@HOST/FOLDER, file:///FOLDER, ...")],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Copy a run's finished stages and report to URL/NAME. Again: only what is new; a push that was cut off goes on."""
+    from orchestrator import artefacts
+    from orchestrator.run_index import run_folder
+
+    _told(artefacts.push(run_folder(runs, run).resolve(), url, lambda text: typer.echo(text, err=True)), "pushed", as_json)
+
+
+@app.command()
+def pull(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where it was pushed to.")],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Bring a run that was pushed to URL, whole or not at all. A pull that was cut off goes on."""
+    from orchestrator import artefacts
+
+    _told(artefacts.pull(run, url, runs, lambda text: typer.echo(text, err=True)), "pulled", as_json)
+
+
+def _told(moved: Any, what: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(asdict(moved))
+    else:
+        sizes = [f"{n / 1e6:,.1f} MB" for n in (moved.bytes, moved.sent_bytes)]
+        typer.echo(f"{what} {moved.run}: {moved.files} files, {sizes[0]}; {moved.sent_files} of them, {sizes[1]}, had to be sent")
 
 
 def _print_json(data: Any) -> None:

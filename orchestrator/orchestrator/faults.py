@@ -1,5 +1,6 @@
 """The errors that a person can mend: shown as a message, without a traceback."""
 
+from orchestrator.artefacts import StoreError
 from orchestrator.config import ConfigError
 from orchestrator.endpoints import Unanswerable
 from orchestrator.env_client import SessionLost
@@ -25,6 +26,7 @@ OURS = (
     ServiceError,
     RolloutError,
     StageError,
+    StoreError,
 )
 
 

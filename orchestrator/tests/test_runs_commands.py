@@ -105,6 +105,32 @@ def test_two_runs_with_the_same_episodes_do_not_differ(runs):
     assert (result["splits"][0]["score"]["mean"], result["splits"][0]["score"]["p"]) == (0.0, 1.0)
 
 
+def test_runs_are_the_same_whatever_their_clocks_said_and_not_if_an_action_differs(runs):
+    for manifest in runs.glob("*/stages/*/checkpoint/manifest.json"):
+        manifest.write_text(json.dumps({"version": manifest.parts[-3], "method": "sft"}))
+    file = runs / "other/stages/evaluate-sft/episodes.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for k, episode in enumerate(lines):
+        episode |= {"duration_s": 99.0 + k, "started_at": "2027-01-01T00:00:00Z", "retries": 1}
+        episode["steps"][0]["policy_s"] = 7.7
+    file.write_text("".join(json.dumps(e) + "\n" for e in reversed(lines)))
+    assert all(s["same"] for s in json.loads(eto("runs", "same", "demo", "other", "--runs", runs, "--json")))
+    lines[3]["steps"][0]["action"] = "something else"
+    file.write_text("".join(json.dumps(e) + "\n" for e in lines))
+    done = CliRunner().invoke(app, ["runs", "same", "demo", "other", "--runs", str(runs), "--json"])
+    (found,) = [s for s in json.loads(done.stdout) if not s["same"]]
+    assert (done.exit_code, found["stage"], found["n"] - found["equal"]) == (1, "evaluate-sft", 1)
+    assert found["different"] == f"{lines[3]['task_id']}, sample 0"
+
+
+def test_a_run_to_reproduce_stands_in_place_of_a_configuration(runs, tmp_path):
+    (runs / "demo/config.yaml").write_text(yaml.safe_dump({**CONFIG, "name": "demo"}))
+    plan = json.loads(eto("run", "--reproduce", "demo", "--runs", runs, "--dry-run", "--json"))
+    assert {s["state"] for s in plan} == {"to do"}  # another run: nothing of it is done
+    assert "give a CONFIG" in eto("run", fails=ConfigError)
+    assert "give a CONFIG" in eto("run", tmp_path / "x.yaml", "--reproduce", "demo", fails=ConfigError)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault", "message"),
     [

@@ -1,7 +1,5 @@
 """The headline table for the terminal."""
 
-from collections.abc import Callable
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +16,16 @@ def render_table(report: Report) -> Table:
     table.add_column("Policy")
     if several:
         table.add_column("Split")
-    sampled = any(row.best_of for row in report.policies)
-    for name in ("n", "Score", "Success", *(("Best of N", "Success at N") if sampled else ()), "Steps", "Δ to the one before"):
+    sampled = {row.samples for row in report.policies if row.best_of}
+    number = sampled.copy().pop() if len(sampled) == 1 else "N"
+    for name in (
+        "n",
+        "Score",
+        "Success",
+        *((f"Best of {number}", f"Success at {number}") if sampled else ()),
+        "Steps",
+        "Δ to the one before",
+    ):
         table.add_column(name, justify="right")
     for row in report.policies:
         difference = report.difference_for(row)
@@ -32,7 +38,7 @@ def render_table(report: Report) -> Table:
             str(row.n),
             f"{score(row.score.mean)} {interval(row.score)}",
             percent(row.success.mean),
-            *([_of_samples(row.best_of, row.samples, score), _of_samples(row.success_at, row.samples, percent)] if sampled else []),
+            *([_of_samples(row.best_of), percent(row.success_at.mean) if row.success_at else DASH] if sampled else []),
             f"{row.mean_steps:.1f}",
             delta,
         ]
@@ -46,5 +52,5 @@ def render_table(report: Report) -> Table:
     return table
 
 
-def _of_samples(value: Interval | None, samples: int, text: Callable[[float], str]) -> str:
-    return f"N={samples}: {text(value.mean)} {interval(value, text)}" if value is not None else DASH
+def _of_samples(value: Interval | None) -> str:
+    return f"{score(value.mean)} {interval(value)}" if value is not None else DASH
