@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -122,9 +123,17 @@ def _sdk() -> Any:
 def _connect(section: DockerSection) -> Any:
     sdk = _sdk()
     environment = {**os.environ, **({"DOCKER_HOST": section.engine} if section.engine else {})}
+    made = partial(sdk.from_env, environment=environment, use_ssh_client=True)
     try:
-        return sdk.from_env(environment=environment, use_ssh_client=True)
-    except sdk.errors.DockerException as error:
+        # `trust_env`: requests would put REQUESTS_CA_BUNDLE in the place of the engine's own authority. A client that is not told a
+        # version asks for it while it is made, before that can be said.
+        asking = made(version=sdk.constants.MINIMUM_DOCKER_API_VERSION)
+        asking.api.trust_env = False
+        client = made(version=asking.version(api_version=False)["ApiVersion"])
+        client.api.trust_env = False
+        asking.close()
+        return client
+    except (sdk.errors.DockerException, OSError) as error:
         raise Unavailable(
             f"no container engine at {section.engine or environment.get('DOCKER_HOST', 'its usual socket')}: {error}"
         ) from error
