@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,9 +32,17 @@ def connect(address: str | None) -> Any:
     """A client of the engine at an address; None: DOCKER_HOST, or this machine's socket. Raises Unavailable."""
     docker = sdk()
     environment = {**os.environ, **({"DOCKER_HOST": address} if address else {})}
+    made = partial(docker.from_env, environment=environment, use_ssh_client=True)
     try:
-        return docker.from_env(environment=environment, use_ssh_client=True)
-    except docker.errors.DockerException as error:
+        # `trust_env`: requests would put REQUESTS_CA_BUNDLE in the place of the engine's own authority. A client that is not told a
+        # version asks for it while it is made, before that can be said.
+        asking = made(version=docker.constants.MINIMUM_DOCKER_API_VERSION)
+        asking.api.trust_env = False
+        client = made(version=asking.version(api_version=False)["ApiVersion"])
+        client.api.trust_env = False
+        asking.close()
+        return client
+    except (docker.errors.DockerException, OSError) as error:
         raise Unavailable(f"no container engine at {address or environment.get('DOCKER_HOST', 'its usual socket')}: {error}") from error
 
 

@@ -22,6 +22,16 @@ def test_another_seed_is_another_job(job):
     assert docker.job_label({**job, "seed": 1}) != docker.job_label({**job, "seed": 2})
 
 
+def test_the_same_paths_with_other_content_or_in_another_volume_are_another_job(job, tmp_path):
+    before = docker.job_label(job, ["a_runs:/runs"])
+    assert docker.job_label(job, ["b_runs:/runs"]) != before
+    (tmp_path / "data.jsonl").write_text('{"other": 1}\n')
+    changed = docker.job_label(job, ["a_runs:/runs"])
+    assert changed != before
+    (tmp_path / "model/manifest.json").write_text('{"version": "0123", "method": "sft"}')
+    assert docker.job_label(job, ["a_runs:/runs"]) != changed
+
+
 def test_a_job_that_travels_names_its_files_as_the_container_sees_them(job, tmp_path):
     inside, needs = docker.packed(job)
     assert (inside["model"], inside["data"], inside["output"]) == ("/job/model", "/job/data.jsonl", "/job/output")

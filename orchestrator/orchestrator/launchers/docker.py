@@ -10,7 +10,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from orchestrator import engine, versions
 from orchestrator.config import DockerSection
 from orchestrator.launchers import local
 from orchestrator.launchers.local import JobFailed, JobKilled
+from orchestrator.run_store import file_sha256
 
 LABEL = "eto.job"
 #: The image's folder for a job whose files travel (services/trainer/Dockerfile).
@@ -36,9 +37,21 @@ FILES = ("model", "data")
 Progress = Callable[[dict[str, Any]], None]
 
 
-def job_label(job: dict[str, Any]) -> str:
-    """What tells a job's container from others: the same job, the same container."""
-    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
+def job_label(job: dict[str, Any], mounts: Sequence[str] = ()) -> str:
+    """What tells a job's container from others: the same job on the same files, the same container.
+
+    Paths are not enough: runs of one name lie at /runs/NAME in every system of containers, and several may use one engine.
+    """
+    files = {key: _content(Path(str(job.get(key)))) for key in FILES}
+    return hashlib.sha256(json.dumps([job, list(mounts), files], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(path: Path) -> str | None:
+    """A file's SHA-256, a checkpoint's version."""
+    if path.is_file():
+        return file_sha256(path)
+    manifest = versions.read_checkpoint(path)
+    return manifest.version if manifest is not None else None
 
 
 def packed(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -64,7 +77,7 @@ def container_options(job: dict[str, Any], job_file: str, section: DockerSection
     if not mounts:
         mounts.append(types.Mount(str(INSIDE), None, type="volume"))
     gpus = [types.DeviceRequest(count=section.gpus, capabilities=[["gpu"]])] if section.gpus else None
-    label = job_label(job)
+    label = job_label(job, section.mounts)
     return {
         "image": section.image,
         "command": [job_file],
@@ -148,7 +161,7 @@ async def _started(client: Any, job: dict[str, Any], folder: Path, section: Dock
 def _container(client: Any, job: dict[str, Any], folder: Path, section: DockerSection) -> Any:
     """The job's container, started: the one that there is, or a new one."""
     image = client.images.get(section.image)
-    for found in client.containers.list(all=True, filters={"label": f"{LABEL}={job_label(job)}"}):
+    for found in client.containers.list(all=True, filters={"label": f"{LABEL}={job_label(job, section.mounts)}"}):
         state = found.attrs["State"]
         if state["Running"] or (state["Status"] == "exited" and state["ExitCode"] == 0):
             return found
