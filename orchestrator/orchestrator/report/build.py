@@ -75,12 +75,19 @@ def _provenance(run: Run) -> Provenance:
         code_version=_text(run.manifest.get("code_version")),
         config_sha256=_text(run.manifest.get("config_sha256")),
         env=episodes[0].env if episodes else _text(mapping(env).get("name") or env),
-        model=_text(mapping(model).get("name") or mapping(model).get("path") or model) or (bases[0] if bases else None),
+        model=_model(model) or (bases[0] if bases else None),
         splits=sorted({e.split or "unnamed" for s in run.stages if s.kind == "evaluate" for e in s.episodes}),
         experts=sum(len(s.episodes) for s in run.stages if s.kind == "experts"),
         versions=dict(sorted(versions.items())),
         begun_from=":".join(str(origin[k]) for k in ("run", "stage")) if {"run", "stage"} <= origin.keys() else None,
     )
+
+
+def _model(model: Any) -> str | None:
+    """The name of the model that the run starts from; that of a fresh one is of its size, as in `eto runs list`."""
+    if {"hidden_size", "layers"} <= mapping(model).keys():
+        return f"scratch-{model['hidden_size']}x{model['layers']}"
+    return _text(mapping(model).get("name") or mapping(model).get("path") or model)
 
 
 def _made_otherwise(run: Run) -> Iterable[str]:
