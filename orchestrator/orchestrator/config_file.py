@@ -14,6 +14,7 @@ from orchestrator.config import (
     DockerSection,
     EnvSection,
     ExploreSection,
+    GrpoSection,
     LoraSection,
     PolicySection,
     RayJobsSection,
@@ -21,6 +22,7 @@ from orchestrator.config import (
     RolloutSection,
     RunConfig,
     ScratchModel,
+    SourceSection,
     TaskSet,
     TrainerSection,
     TrainSection,
@@ -104,13 +106,16 @@ def _known(loc: list[Any]) -> list[str]:
         "explore": ExploreSection,
         "sft": TrainSection,
         "dpo": TrainSection,
+        "grpo": GrpoSection,
         "collapse": CollapseSection,
         "trainer": TrainerSection,
     }
     nested: dict[str, type[BaseModel]] = {
         "lora": LoraSection,
+        "data": SourceSection,
         "docker": DockerSection,
         "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection,
     }
-    section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
+    named = [part for part in loc if isinstance(part, str)]  # a list's items have numbers
+    section = nested.get(named[-1] if named else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

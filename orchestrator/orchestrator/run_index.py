@@ -153,8 +153,8 @@ def _stages(folder: Path, config: RunConfig | None, busy: bool, notes: list[str]
     done = {name: read_json(folder / "stages" / name / "done.json", notes, f"{name}/done.json") for name in there if there[name]}
     others = sorted((n for n in there if n not in planned), key=lambda n: place(n, kind_of(n), done.get(n, {})))
     kinds = {**planned, **{n: str(done.get(n, {}).get("kind") or kind_of(n)) for n in others}}
-    # a run whose explored episodes all tie with the experts' ends after its pairs
-    ended = any(kinds[n] == "pairs" and mapping(d.get("summary")).get("pairs") == 0 for n, d in done.items())
+    # a run whose explored episodes all tie with the experts', or with each other (grpo), ends there
+    ended = any(0 in (s.get("pairs"), s.get("mixed")) for s in (mapping(d.get("summary")) for d in done.values()))
     stages: list[StageInfo] = []
     working = False
     for name, kind in kinds.items():

@@ -13,7 +13,7 @@ from orchestrator import jsonl
 from orchestrator.records import Episode, Pair
 
 #: The order of stages within an iteration (the paper's figure); iteration 0 is everything before exploration.
-ORDER = ("init", "experts", "evaluate-base", "sft", "evaluate-sft", "explore", "pairs", "dpo", "check", "rft", "evaluate")
+ORDER = ("init", "experts", "evaluate-base", "sft", "evaluate-sft", "explore", "pairs", "dpo", "rft", "grpo", "check", "evaluate")
 WITH_EPISODES = frozenset({"experts", "evaluate", "explore", "check"})
 
 
