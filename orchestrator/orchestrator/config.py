@@ -253,8 +253,26 @@ class PairsSection(_Section):
     )
 
 
-class TrainSection(_Section):
-    """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
+class SourceSection(_Section):
+    """One source of a mixture of training data."""
+
+    source: Literal["experts", "own", "pairs"] | None = Field(
+        None, description="what the run has made: experts (sft), own, the agent's chosen successes (sft, method rft), or pairs (dpo)"
+    )
+    file: Path | None = Field(None, description="or JSON lines of your own: conversations with `messages` (sft), or pairs (dpo)")
+    weight: float = Field(1.0, gt=0, description="its share of the examples, against the other sources' weights")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SourceSection":
+        if (self.source is None) == (self.file is None):
+            raise ValueError("name either a source of the run or a file")
+        if self.file is not None and not self.file.is_file():
+            raise ValueError(f"there is no file {self.file}; give JSON lines that exist before the run starts")
+        return self
+
+
+class JobSection(_Section):
+    """Settings that every training job has; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
 
     epochs: float | None = Field(None, gt=0)
     learning_rate: float | None = Field(None, gt=0)
@@ -267,6 +285,14 @@ class TrainSection(_Section):
     precision: Literal["auto", "bf16", "fp32"] | None = None
     gradient_checkpointing: bool | None = None
     lora: LoraSection | None = Field(None, description="adapters, merged into the weights at the end; null: all weights are trained")
+
+
+class TrainSection(JobSection):
+    """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""
+
+    data: list[SourceSection] | None = Field(
+        None, description="a mixture of sources by weight (docs/training.md); null: experts and own alike, or pairs"
+    )
     beta: float | None = Field(None, gt=0, description="DPO's beta; ETO: 0.1 in iteration 1, 0.5 later")
     loss_type: Literal["sigmoid", "hinge", "ipo"] | None = Field(None, description="DPO's loss, as TRL names it; ETO: sigmoid")
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of pairs taken to be labelled wrongly; ETO: 0")
@@ -274,6 +300,21 @@ class TrainSection(_Section):
     rpo_alpha: float | None = Field(None, ge=0, description="weight of an SFT term on the chosen side; ETO: 0")
     collapse_bound: float | None = Field(
         None, ge=0, description="DPO stops when the chosen side has lost more nats a token than this; 0: never; null: 0.5"
+    )
+
+
+class GrpoSection(JobSection):
+    """GRPO's own settings, as TRL names them; what is null stays at TRL's value."""
+
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] | None = Field(
+        None, description="how the loss is averaged over tokens and samples; TRL: dapo"
+    )
+    beta: float | None = Field(None, ge=0, description="weight of the divergence from the policy that explored; TRL: 0")
+    epsilon: float | None = Field(None, ge=0, lt=1, description="clipping of the probability ratio; TRL: 0.2")
+    epsilon_high: float | None = Field(None, ge=0, description="its upper bound, if it is another one; cispo needs it")
+    importance_sampling_level: Literal["token", "sequence"] | None = Field(None, description="a ratio for each token, or one a sample")
+    scale_rewards: Literal["group", "batch", "none"] | None = Field(
+        None, description="advantages over the spread of the task's rewards, of all rewards, or as they are; TRL: group"
     )
 
 
@@ -327,6 +368,9 @@ class TrainerSection(_Section):
     ray: RayJobsSection | None = Field(None, description="on a Ray cluster; null: on this machine")
     accelerate: Path | None = Field(None, description="an accelerate config file (services/trainer/accelerate); null: one process")
     retries: int = Field(2, ge=0, description="how often a job that was killed or preempted is started again at once, to resume; ray: 5")
+    report_to: list[Literal["tensorboard", "mlflow", "trackio", "wandb"]] = Field(
+        default_factory=list, description="trackers that each job logs to as well; their packages stand beside the trainer"
+    )
 
     @model_validator(mode="after")
     def _one_launcher(self) -> "TrainerSection":
@@ -345,11 +389,11 @@ class RunConfig(_Section):
     model: Model = DEFAULT_MODEL
     env: EnvSection = EnvSection()
     policy: PolicySection = PolicySection()
-    method: Literal["eto", "step", "self-play", "rft", "sft"] = Field(
+    method: Literal["eto", "step", "self-play", "rft", "grpo", "sft"] = Field(
         "eto",
         description="eto: DPO on the agent against the expert; step: the same from the first diverging step on; self-play: DPO on the "
         "agent's best against its worst samples, without experts; rft: SFT on the experts and the agent's own successes; "
-        "sft: more SFT on the experts, the control of the others",
+        "grpo: a policy gradient on several samples of each task; sft: more SFT on the experts, the control of the others",
     )
     train_tasks: TaskSet
     evaluate: list[EvaluateSet] = Field(min_length=1)
@@ -362,6 +406,7 @@ class RunConfig(_Section):
     dpo: list[TrainSection] = Field(
         [TrainSection()], min_length=1, description="one section, or a list of one for each iteration; the last holds for all that follow"
     )
+    grpo: GrpoSection = GrpoSection()
     collapse: CollapseSection = CollapseSection()
     skip: list[str] = Field(
         default_factory=list, description="evaluations and checks to leave out, by their stages' names, such as evaluate-base"
@@ -376,7 +421,8 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "RunConfig":
-        for name, section in (("sft", self.sft), *(("dpo", section) for section in self.dpo)):
+        jobs: list[tuple[str, JobSection]] = [("sft", self.sft), *(("dpo", section) for section in self.dpo), ("grpo", self.grpo)]
+        for name, section in jobs:
             if section.max_length is not None and section.max_length > self.policy.max_model_len:
                 raise ValueError(
                     f"{name}.max_length is {section.max_length} but policy.max_model_len is {self.policy.max_model_len}: "
@@ -390,6 +436,13 @@ class RunConfig(_Section):
                 )
             if not isinstance(self.model, str):
                 raise ValueError("method self-play starts without experts, so a fresh model could not do anything: name a model")
+        if self.method == "grpo" and (self.explore.samples < 2 or self.explore.temperature != 1 or self.rollout.top_p != 1):
+            raise ValueError(
+                f"method grpo compares samples of a task by the model's own probabilities, but explore has samples {self.explore.samples} "
+                f"and temperature {self.explore.temperature:g}, and rollout has top_p {self.rollout.top_p:g}: set at least 2 samples, "
+                "temperature 1 and top_p 1"
+            )
+        self._mixtures_can_be_made()
         splits = [t.split for t in self.evaluate]
         if len(set(splits)) != len(splits):
             raise ValueError("evaluate: each split may stand there once")
@@ -404,6 +457,13 @@ class RunConfig(_Section):
         if self.early_stop is not None and self.dev is None:
             raise ValueError("early_stop goes by the dev score: set dev too")
         return self
+
+    def _mixtures_can_be_made(self) -> None:
+        known = {"sft": ["experts", "own"] if self.method == "rft" else ["experts"], "dpo": ["pairs"]}
+        for name, section in (("sft", self.sft), *(("dpo", section) for section in self.dpo)):
+            for source in (s.source for s in section.data or [] if s.source is not None):
+                if source not in known[name]:
+                    raise ValueError(f"{name}.data: with method {self.method} there is no source {source}; known: {', '.join(known[name])}")
 
     @property
     def base_model(self) -> str:

@@ -17,6 +17,7 @@ from orchestrator.config import (
     EnvSection,
     EvaluateSet,
     ExploreSection,
+    GrpoSection,
     LoraSection,
     PolicySection,
     RayJobsSection,
@@ -24,6 +25,7 @@ from orchestrator.config import (
     RolloutSection,
     RunConfig,
     ScratchModel,
+    SourceSection,
     TaskSet,
     TrainerSection,
     TrainSection,
@@ -109,13 +111,16 @@ def _known(loc: list[Any]) -> list[str]:
         "explore": ExploreSection,
         "sft": TrainSection,
         "dpo": TrainSection,
+        "grpo": GrpoSection,
         "collapse": CollapseSection,
         "trainer": TrainerSection,
     }
     nested: dict[str, type[BaseModel]] = {
         "lora": LoraSection,
+        "data": SourceSection,
         "docker": DockerSection,
         "ray": RayJobsSection if loc[:1] == ["trainer"] else RaySection,
     }
-    section = nested.get(str(loc[-1]) if loc else "") or sections[str(loc[0]) if loc else ""]
+    named = [part for part in loc if isinstance(part, str)]  # a list's items have numbers
+    section = nested.get(named[-1] if named else "") or sections[str(loc[0]) if loc else ""]
     return list(section.model_fields)

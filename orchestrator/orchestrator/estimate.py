@@ -27,11 +27,11 @@ EXPERT_S, START_S = 0.25, 60.0
 ANSWERED_PER_S = {"a CPU": 60.0, "a GPU": 2000.0}
 LEARNT_PER_S = {"a CPU": 300.0, "a GPU": 10_000.0}
 USUAL_WEIGHTS, MOST_ANSWERED_PER_S = 135e6, 500.0
-EPOCHS = {"sft": 3.0, "rft": 3.0, "dpo": 3.0}  # ETO's, where the configuration leaves them
+EPOCHS = {"sft": 3.0, "rft": 3.0, "dpo": 3.0, "grpo": 1.0}  # the trainer's, where the configuration leaves them
 NOT_COUNTED = "unknown: how many tasks the environment has. Start it (`eto services up`), or give types and per_type"
 #: A file's first so many episodes tell what one costs.
 SAMPLE = 200
-TRAINING = ("sft", "rft", "dpo", "init")
+TRAINING = ("sft", "rft", "dpo", "grpo", "init")
 PLAYED = ("explore", "check", "evaluate", "dev")
 
 
@@ -166,8 +166,11 @@ def _training(line: Estimate, config: RunConfig, past: list[_Past], counts: Mapp
 
 
 def _epochs(config: RunConfig, line: Estimate) -> float:
-    section = config.dpo[min(int(line.name.rpartition("-")[2]), len(config.dpo)) - 1] if line.kind == "dpo" else config.sft
-    return section.epochs or EPOCHS[line.kind]
+    if line.kind == "dpo":
+        epochs = config.dpo[min(int(line.name.rpartition("-")[2]), len(config.dpo)) - 1].epochs
+    else:
+        epochs = (config.grpo if line.kind == "grpo" else config.sft).epochs
+    return epochs or EPOCHS[line.kind]
 
 
 def _smaller(config: RunConfig) -> float:

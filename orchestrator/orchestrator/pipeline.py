@@ -75,8 +75,13 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
             current = better
         else:
             before = current
-            steps += _contrast(i, (*experts, explore), current)
-            current = f"dpo-{i}"
+            if config.method == "grpo":
+                learn = partial(stages.grpo, stage=better, explore_stage=explore, model_stage=current)
+                steps.append(Stage(better, "grpo", (explore, current), learn))
+                current = better
+            else:
+                steps += _contrast(i, (*experts, explore), current)
+                current = f"dpo-{i}"
             if config.collapse.tasks:
                 work = partial(stages.check, stage=f"check-{i}", explore_stage=explore, policy=better, model_stage=current, good=before)
                 steps.append(Stage(f"check-{i}", "check", (explore, current), work))
@@ -137,7 +142,9 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
                 if record is not None:
                     display.note(f"{stage.name}: its inputs have changed; the old folder is now {store.set_aside(stage.name).name}")
                 if _nothing_to_learn(store, stage):
-                    display.note(f"{stage.needs[0]} made no pairs (nothing to contrast, such as ties only): the run ends here.")
+                    display.note(
+                        f"{stage.needs[0]} left nothing to learn from (nothing to contrast, such as ties only): the run ends here."
+                    )
                     break
                 await env.start()
                 with display.stage(stage.name, stage.kind) as progress:
@@ -196,5 +203,5 @@ def _inputs(store: RunStore, stage: Stage) -> dict[str, str]:
 
 
 def _nothing_to_learn(store: RunStore, stage: Stage) -> bool:
-    record = store.record(stage.needs[0]) if stage.kind == "dpo" else None
-    return record is not None and record.summary.get("pairs") == 0
+    record = store.record(stage.needs[0]) if stage.kind in ("dpo", "grpo") else None
+    return record is not None and 0 in (record.summary.get("pairs"), record.summary.get("mixed"))

@@ -170,9 +170,10 @@ def _stages(folder: Path, config: RunConfig | None, busy: bool, notes: list[str]
     done = {name: read_json(folder / "stages" / name / "done.json", notes, f"{name}/done.json") for name in there if there[name]}
     others = sorted((n for n in there if n not in planned), key=lambda n: place(n, kind_of(n), done.get(n, {})))
     kinds = {**planned, **{n: str(done.get(n, {}).get("kind") or kind_of(n)) for n in others}}
-    # a run whose explored episodes all tie with the experts' ends after its pairs; a check or the dev score may end it too
+    # a run whose explored episodes all tie, with the experts' or (grpo) with each other, ends there; a check or dev may end it too
     said = {n: mapping(d.get("summary")) for n, d in done.items()}
-    ended = any((kinds[n] == "pairs" and s.get("pairs") == 0) or (kinds[n] in ("check", "dev") and "stopped" in s) for n, s in said.items())
+    nothing = any(0 in (s.get("pairs"), s.get("mixed")) for s in said.values())
+    ended = nothing or any(kinds[n] in ("check", "dev") and "stopped" in s for n, s in said.items())
     stages: list[StageInfo] = []
     working = False
     for name, kind in kinds.items():

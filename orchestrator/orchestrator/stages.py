@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, Literal, TypeVar
 
 from orchestrator import best, collapse, jsonl, pairs, rollout, selection, versions
-from orchestrator.config import RunConfig, TaskSet, TrainSection
+from orchestrator.config import JobSection, RunConfig, SourceSection, TaskSet
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
 from orchestrator.launchers import again, docker, local, ray
+from orchestrator.mixture import ConversationLine, Line, PairLine, mixed_lines
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.policy_client import Sampling
 from orchestrator.progress import StageProgress
 from orchestrator.prompts import Prompt, load_prompt
-from orchestrator.records import Episode, Message
+from orchestrator.records import Episode
 from orchestrator.run_store import RunStore, run_id
 from orchestrator.shards import Orders, Shards
 
@@ -54,13 +53,6 @@ class Context:
             assert self.base_model is not None  # noqa: S101 - a model of the run's own has a stage
             return self.base_model
         return str((self.store.stage_dir(stage) / CHECKPOINT).resolve())
-
-
-class TrainingLine(BaseModel):
-    """One example for SFT."""
-
-    task_id: str
-    messages: list[Message]
 
 
 async def choose_tasks(env: EnvClient, chosen: TaskSet) -> list[Task]:
@@ -131,7 +123,16 @@ async def explore(ctx: Context, stage: str, policy: str, model_stage: str) -> di
         by_id = {t.task_id: t for t in tasks}
         tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
     todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(explore.samples)]
-    return await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
+    summary = await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
+    return {**summary, **({"mixed": mixed(ctx.episodes(stage))} if ctx.config.method == "grpo" else {})}
+
+
+def mixed(episodes: Sequence[Episode]) -> int:
+    """How many tasks have samples that earned differently: the others teach a policy gradient nothing."""
+    rewards: dict[str, set[float]] = defaultdict(set)
+    for episode in episodes:
+        rewards[episode.task_id].add(episode.reward)
+    return sum(len(found) > 1 for found in rewards.values())
 
 
 async def _train_tasks(ctx: Context) -> tuple[list[Task], list[Task]]:
@@ -211,7 +212,7 @@ def _sampling(ctx: Context, temperature: float = 0.0) -> Sampling:
         top_p=settings.top_p,
         max_tokens=settings.max_tokens,
         stop=settings.stop,
-        record=settings.record_tokens,
+        record="ids" if ctx.config.method == "grpo" else settings.record_tokens,
     )
 
 
@@ -245,7 +246,7 @@ async def init_model(ctx: Context) -> dict[str, Any]:
 
 async def sft(ctx: Context, stage: str, model_stage: str) -> dict[str, Any]:
     """Behavioural cloning of the experts."""
-    data = _training_data(ctx, stage)
+    data = _training_data(ctx, stage, mixture=ctx.config.sft.data)
     job = {"method": "sft", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.sft)}
     return await _train(ctx, stage, job)
 
@@ -254,7 +255,7 @@ async def rft(ctx: Context, stage: str, explore_stages: Sequence[str], model_sta
     """Behavioural cloning of the experts and of the agent's own successes so far, anew from the model before SFT."""
     explored = [e for name in explore_stages for e in sorted(ctx.episodes(name), key=lambda e: e.key)]
     chosen = selection.select_successes(explored, _successful_experts(ctx))
-    data = _training_data(ctx, stage, chosen.kept)
+    data = _training_data(ctx, stage, chosen.kept, ctx.config.sft.data)
     job = {"method": "sft", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(ctx.config.sft)}
     return {**await _train(ctx, stage, job), **chosen.summary()}
 
@@ -262,9 +263,32 @@ async def rft(ctx: Context, stage: str, explore_stages: Sequence[str], model_sta
 async def dpo(ctx: Context, stage: str, iteration: int, pairs_stage: str, model_stage: str) -> dict[str, Any]:
     """Learn from the pairs; the reference is the policy that explored."""
     section = ctx.config.dpo[min(iteration, len(ctx.config.dpo)) - 1]
-    data = (ctx.store.stage_dir(pairs_stage) / PAIRS).resolve()
+    file = ctx.store.stage_dir(pairs_stage) / PAIRS
+    if section.data is None:
+        data = file.resolve()
+    else:
+        data = _write_data(ctx, stage, {"pairs": list(jsonl.read(file, PairLine))}, section.data, PairLine)
     job = {"method": "dpo", "model": ctx.model_dir(model_stage), "data": str(data), **train_settings(section)}
     return await _train(ctx, stage, job)
+
+
+async def grpo(ctx: Context, stage: str, explore_stage: str, model_stage: str) -> dict[str, Any]:
+    """Learn from several samples of each task, as the policy was shown them: with the worked example, if it was."""
+    prompt, file = _prompt(ctx), ctx.store.stage_dir(stage) / "data.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    explored = sorted(ctx.episodes(explore_stage), key=lambda e: e.key)
+    jsonl.write_all(file, (as_shown(e, prompt) for e in explored))
+    settings = train_settings(ctx.config.grpo, "grpo")
+    job = {"method": "grpo", "model": ctx.model_dir(model_stage), "data": str(file.resolve()), **settings}
+    return {**await _train(ctx, stage, job), "samples": len(explored), "mixed": mixed(explored)}
+
+
+def as_shown(episode: Episode, prompt: Prompt) -> Episode:
+    """An episode with the worked example among its messages, if the policy was shown it."""
+    if episode.example is None:
+        return episode
+    added = {"messages": prompt.with_example(episode.messages), "prompt_messages": episode.prompt_messages + len(prompt.example)}
+    return episode.model_copy(update=added)
 
 
 async def check(ctx: Context, stage: str, explore_stage: str, policy: str, model_stage: str, good: str) -> dict[str, Any]:
@@ -278,7 +302,7 @@ async def check(ctx: Context, stage: str, explore_stage: str, policy: str, model
     return {**summary, "invalid_before": was, "invalid": now, **({"stopped": stopped, "good": ctx.model_dir(good)} if stopped else {})}
 
 
-#: Settings of a section that stand in the job's `loss`, and their names there.
+#: Settings of a section that stand in a part of the job, and their names there.
 LOSS_OPTIONS = {
     "beta": "beta",
     "loss_type": "type",
@@ -286,21 +310,36 @@ LOSS_OPTIONS = {
     "length_normalization": "length_normalization",
     "rpo_alpha": "rpo_alpha",
 }
+GRPO_OPTIONS = {n: n for n in ("loss_type", "beta", "epsilon", "epsilon_high", "importance_sampling_level", "scale_rewards")}
 
 
-def train_settings(section: TrainSection) -> dict[str, Any]:
-    """The job's settings; those that are null are left to the trainer's defaults, ETO's."""
-    settings = section.model_dump(exclude_none=True)
-    loss = {LOSS_OPTIONS[name]: settings.pop(name) for name in list(settings) if name in LOSS_OPTIONS}
-    return {**settings, **({"loss": loss} if loss else {})}
+def train_settings(section: JobSection, part: Literal["loss", "grpo"] = "loss") -> dict[str, Any]:
+    """The job's settings; those that are null are left to the trainer's defaults, ETO's. `part` holds those of the loss."""
+    settings, names = section.model_dump(exclude_none=True, exclude={"data"}), LOSS_OPTIONS if part == "loss" else GRPO_OPTIONS
+    loss = {names[name]: settings.pop(name) for name in list(settings) if name in names}
+    return {**settings, **({part: loss} if loss else {})}
 
 
-def _training_data(ctx: Context, stage: str, own: Sequence[Episode] = ()) -> Path:
-    """The conversations of successful experts and of chosen episodes of the agent, without trailing observations."""
+def _training_data(ctx: Context, stage: str, own: Sequence[Episode] = (), mixture: Sequence[SourceSection] | None = None) -> Path:
+    """The conversations of successful experts and of chosen episodes of the agent, without trailing observations; or their mixture."""
+    experts = sorted(_successful_experts(ctx).values(), key=lambda e: e.key)
+    made = {
+        name: [ConversationLine(task_id=e.task_id, messages=pairs.end_on_assistant(e.messages)) for e in played]
+        for name, played in (("experts", experts), ("own", own))
+    }
+    return _write_data(ctx, stage, made, mixture, ConversationLine)
+
+
+def _write_data(ctx: Context, stage: str, made: dict[str, list[Line]], mixture: Sequence[SourceSection] | None, kind: type[Line]) -> Path:
+    """The stage's data: all that was made, or as much of each source of the mixture as its weight says."""
     file = ctx.store.stage_dir(stage) / "data.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [*sorted(_successful_experts(ctx).values(), key=lambda e: e.key), *own]
-    jsonl.write_all(file, (TrainingLine(task_id=e.task_id, messages=pairs.end_on_assistant(e.messages)) for e in lines))
+    lines = (
+        [line for made_here in made.values() for line in made_here]
+        if mixture is None
+        else mixed_lines(mixture, made, ctx.config.seed, kind)
+    )
+    jsonl.write_all(file, lines)
     return file.resolve()
 
 
@@ -308,6 +347,8 @@ async def _train(ctx: Context, stage: str, job: dict[str, Any]) -> dict[str, Any
     folder = ctx.store.stage_dir(stage)
     output = (folder / CHECKPOINT).resolve()
     job, trainer = {**job, "output": str(output), "seed": ctx.config.seed}, ctx.config.trainer
+    if trainer.report_to and job["method"] != "init":
+        job["report_to"] = trainer.report_to
     if trainer.ray is not None:
         await ray.run_job(job, folder, ctx.progress.job, trainer.ray, trainer.accelerate)
     else:

@@ -47,6 +47,7 @@ MADE_WITH = {
     "evaluate": (*PLAYED, "evaluate"),
     "dev": (*PLAYED, "dev"),
     "dpo": ("seed", "dpo"),
+    "grpo": ("seed", "grpo"),
     "pairs": (),
 }
 #: Those from which nothing is trained.

@@ -37,7 +37,7 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
         (GOOD + "model: {hidden_size: 100}\n", r"line 5: model: hidden_size / heads must be one of 32, 64"),
         (GOOD + "method: self-play\n", r"compares samples of a task, but explore has samples 1 and temperature 0"),
         (GOOD + "method: self-play\nexplore: {samples: 2, temperature: 1}\nmodel: {heads: 4}\n", r"a fresh model could not do anything"),
-        (GOOD + "method: ppo\n", r"line 5: method: Input should be 'eto', 'step', 'self-play', 'rft' or 'sft'"),
+        (GOOD + "method: ppo\n", r"line 5: method: Input should be 'eto', 'step', 'self-play', 'rft', 'grpo' or 'sft'"),
         (GOOD + "dpo: {beta: -1}\n", r"line 5: dpo\.beta: Input should be greater than 0"),
         (GOOD + "dpo:\n  - {beta: 0.1}\n  - {betta: 0.5}\n", r"line 7: dpo\.1\.betta: unknown key; known here: epochs"),
         (GOOD + "policy: {url: 'host:8000'}\n", r"line 5: policy\.url: 'host:8000' is no URL of a server: write http://HOST:PORT"),

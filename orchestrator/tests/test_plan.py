@@ -75,3 +75,25 @@ def test_every_stage_reads_only_what_stands_before_it(method: str) -> None:
         for name, needs in stages(method=method, model=model, dev={"held_out": 1}).items():
             assert set(needs) <= before
             before.add(name)
+
+
+GRPO = {"method": "grpo", "explore": {"samples": 4, "temperature": 1.0}}
+
+
+def test_grpo_learns_from_what_it_explored_without_pairs_and_explores_anew() -> None:
+    found = stages(**GRPO)
+    assert list(found) == [
+        *("experts", "evaluate-base", "sft", "evaluate-sft"),
+        *("explore-1", "grpo-1", "check-1", "evaluate-grpo-1", "explore-2", "grpo-2", "check-2", "evaluate-grpo-2"),
+    ]
+    assert found["grpo-1"] == ("explore-1", "sft")
+    assert found["explore-2"] == ("experts", "grpo-1")
+    assert found["grpo-2"] == ("explore-2", "grpo-1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"explore": {"samples": 1, "temperature": 1.0}}, {"explore": {"samples": 4}}, {"rollout": {"top_p": 0.9}}]
+)
+def test_grpo_needs_samples_drawn_by_the_models_own_probabilities(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="method grpo compares samples of a task"):
+        stages(**{**GRPO, **change})

@@ -284,7 +284,7 @@ def _totals(run: Run) -> Totals:
     durations = {s.name: number(s.done.get("duration_s")) or 0.0 for s in own}
     return Totals(
         duration_s=sum(durations.values()),
-        training_s=sum(durations[s.name] for s in own if s.kind in {"sft", "dpo", "rft"}),
+        training_s=sum(durations[s.name] for s in own if s.kind in {"sft", "dpo", "rft", "grpo"}),
         episodes=len(played),
         steps=sum(len(e.steps) for e in played),
         prompt_tokens=sum(e.usage.prompt_tokens for e in played),

@@ -24,8 +24,9 @@ ORDER = (
     "explore",
     "pairs",
     "dpo",
-    "check",
     "rft",
+    "grpo",
+    "check",
     "evaluate",
     "dev",
 )

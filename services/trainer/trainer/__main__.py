@@ -9,7 +9,7 @@ def main() -> int:
     """Run one job file; the exit code is 0 (done), 2 (bad job or data, nothing started) or 1 (failed)."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Run one training job: init, sft or dpo. Progress lines go to standard output, logs to standard "
+        description="Run one training job: init, sft, dpo or grpo. Progress lines go to standard output, logs to standard "
         "error. Exit code 0: output holds a complete checkpoint; 2: bad job file or data, nothing was started; "
         "1: failed (the last progress line says why; the same command goes on where it stopped).",
     )

@@ -17,13 +17,18 @@ def ordered(rows: list[dict[str, Any]], shared: bool) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for rank, row in enumerate(ranked)][::-1]
 
 
-def batch_order(ranks: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+def batch_order(ranks: Sequence[int], batch_size: int, seed: int, epoch: int, groups: Sequence[int] | None = None) -> list[int]:
     """Return the order of one epoch: optimiser steps are drawn at random, inside a step rows are sorted by rank.
 
-    So a step's examples are those of a plain shuffle, and its forward passes have little padding or much in common.
+    So a step's examples are those of a plain shuffle, and its forward passes have little padding or much in common. Examples of one
+    of `groups` follow each other: groups are drawn, not examples.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    shuffled = torch.randperm(len(ranks), generator=generator).tolist()
+    members: dict[int, list[int]] = {}
+    for index in range(len(ranks)):
+        members.setdefault(index if groups is None else groups[index], []).append(index)
+    drawn = list(members.values())
+    shuffled = [index for at in torch.randperm(len(drawn), generator=generator).tolist() for index in drawn[at]]
     order: list[int] = []
     for start in range(0, len(shuffled), batch_size):
         order += sorted(shuffled[start : start + batch_size], key=lambda index: (ranks[index], index))
@@ -33,8 +38,9 @@ def batch_order(ranks: Sequence[int], batch_size: int, seed: int, epoch: int) ->
 class BatchOrder(Sampler[int]):
     """The order of batch_order as a sampler; the trainer sets the epoch."""
 
-    def __init__(self, ranks: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, ranks: Sequence[int], batch_size: int, seed: int, groups: Sequence[int] | None = None) -> None:
         self.ranks = ranks
+        self.groups = groups
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -44,7 +50,7 @@ class BatchOrder(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(batch_order(self.ranks, self.batch_size, self.seed, self.epoch))
+        return iter(batch_order(self.ranks, self.batch_size, self.seed, self.epoch, self.groups))
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -71,6 +77,22 @@ def collate_sft(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Make a batch of conversations; items counts what the loss is averaged over."""
     batch = pad([example["ids"] for example in examples], [example["mask"] for example in examples])
     return batch | {"items": batch["loss_mask"].sum()}
+
+
+def what_samples_earned(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return what the grpo loss needs beside rows; recorded log-probabilities stand one after the other, a sample at a time."""
+    recorded = [value for example in examples for value in example["logprobs"]]
+    return {
+        "recorded": torch.tensor(recorded),
+        "advantages": torch.tensor([example["advantage"] for example in examples]),
+        "rewards": torch.tensor([example["reward"] for example in examples]),
+        "items": torch.tensor(len(recorded)),
+    }
+
+
+def collate_grpo(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make a batch of samples; items counts the tokens that carry loss."""
+    return pad([example["ids"] for example in examples], [example["mask"] for example in examples]) | what_samples_earned(examples)
 
 
 def collate_dpo(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,20 @@ class Pair:
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    where: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One episode of a grpo file: what the policy was shown and said, the tokens that it drew in each turn, and what it earned."""
+
+    task: str
+    messages: list[Message]
+    prompt_messages: int
+    token_ids: list[list[int]]
+    logprobs: list[list[float]]
+    reward: float
+    whole: bool  # every turn was answered in sight of all before it
     where: str
 
 
@@ -58,6 +73,34 @@ def read_pairs(path: str) -> list[Pair]:
                 raise JobError(f"{where}: every message of {key} has weight 0, nothing is compared: remove the line")
         rows.append(Pair(where=where, **sides))
     return rows
+
+
+def read_samples(path: str) -> list[Sample]:
+    """Read a grpo file: episodes (docs/formats.md) whose steps carry token_ids and logprobs."""
+    return [_sample(record, where) for where, record in _records(path)]
+
+
+def _sample(record: dict[str, Any], where: str) -> Sample:
+    messages, steps, first = _messages(record, "messages", where), record.get("steps"), record.get("prompt_messages")
+    if not isinstance(first, int) or not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise JobError(f"{where}: an episode has prompt_messages, a number, and steps, a list of objects: correct the line")
+    if [m["role"] for m in messages[first:]] != ["assistant", "user"] * len(steps):
+        raise JobError(f"{where}: after the prompt each of the {len(steps)} steps needs an answer and its observation: correct the line")
+    for number, step in enumerate(steps):
+        ids, logps = step.get("token_ids"), step.get("logprobs")
+        if not isinstance(ids, list) or not isinstance(logps, list) or not ids or len(ids) != len(logps):
+            raise JobError(
+                f"{where}: steps[{number}] does not hold as many logprobs as token_ids, at least one: play with record_tokens ids, and a "
+                "server that returns them (vLLM)"
+            )
+        if not all(type(i) is int for i in ids) or not all(isinstance(x, int | float) for x in logps):
+            raise JobError(f"{where}: steps[{number}]: token_ids must be whole numbers and logprobs numbers: correct the line")
+    task, reward = record.get("task_id"), record.get("reward")
+    if not isinstance(task, str) or isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+        raise JobError(f"{where}: an episode needs a task_id, text, and a reward, a finite number: correct the line")
+    ids, logps = [step["token_ids"] for step in steps], [step["logprobs"] for step in steps]
+    whole = not any(step.get("dropped_turns") for step in steps)
+    return Sample(task, messages, first, ids, logps, float(reward), whole, where)
 
 
 def is_trained(message: Message) -> bool:

@@ -4,11 +4,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.data import Conversation, Pair
-from trainer.spans import Tokens, tokenize_conversation
+from trainer.data import Conversation, Pair, Sample
+from trainer.losses import group_advantages
+from trainer.spans import Tokens, tokenize_conversation, tokenize_sampled
 
 PROMPT_TOO_LONG = "prompt_longer_than_max_length"
 FIRST_TURN_CUT = "first_turn_longer_than_max_length"
+#: What the policy answered in sight of less than its episode (rollout.on_overflow: drop-oldest) is no answer to the whole.
+TURNS_NOT_SHOWN = "oldest_turns_were_not_shown"
+NO_TURN = "no_turn"
 
 
 @dataclass
@@ -75,6 +79,31 @@ def dpo_examples(tokenizer: Any, pairs: list[Pair], max_length: int) -> Examples
         else:
             examples.truncated += cut_here
             examples.rows.append(row)
+    return examples
+
+
+def grpo_examples(tokenizer: Any, samples: list[Sample], max_length: int, scale: str) -> Examples:
+    """Tokenize episodes for grpo, each with its advantage over the others of its task (those left out below count there too)."""
+    examples = Examples()
+    tasks = {task: number for number, task in enumerate(dict.fromkeys(sample.task for sample in samples))}
+    groups = [tasks[sample.task] for sample in samples]
+    advantages = group_advantages([sample.reward for sample in samples], groups, scale)
+    for sample, group, advantage in zip(samples, groups, advantages, strict=True):
+        if not sample.whole:
+            examples.dropped[TURNS_NOT_SHOWN] += 1
+            continue
+        if not sample.token_ids:
+            examples.dropped[NO_TURN] += 1
+            continue
+        whole = tokenize_sampled(tokenizer, sample.messages, sample.prompt_messages, sample.token_ids, sample.where)
+        tokens, truncated = cut(whole, max_length)
+        if not tokens.ids:
+            examples.dropped[_reason(whole, max_length)] += 1
+            continue
+        examples.truncated += truncated
+        recorded = [value for turn in sample.logprobs for value in turn]
+        row = {"ids": tokens.ids, "mask": tokens.mask, "length": len(tokens.ids), "logprobs": recorded[: sum(tokens.mask)]}
+        examples.rows.append({**row, "advantage": advantage, "reward": sample.reward, "group": group})
     return examples
 
 

@@ -6,7 +6,7 @@ carry no loss. A hook on the head picks the positions before it runs, so the mod
 a real token, so no attention mask is needed and attention takes its fast path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.losses import target_logps
+
+#: What is made of the logits of targets, [n, vocabulary], and the targets, [n]: something with n entries.
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -30,10 +33,10 @@ def head_at(head: nn.Module, keep: Tensor | tuple[Tensor, Tensor]) -> Iterator[N
         hook.remove()
 
 
-def logps_at_targets(model: nn.Module, head: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and its row; ids and mask [rows, positions], padded on the right."""
+def logps_at_targets(model: nn.Module, head: nn.Module, ids: Tensor, mask: Tensor, score: Score = target_logps) -> tuple[Tensor, Tensor]:
+    """Return the log-probability (or other score) of each target and its row; ids and mask [rows, positions], padded on the right."""
     keep = mask[:, 1:]
     with head_at(head, keep):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     rows = torch.nonzero(keep)[:, 0]
-    return target_logps(logits, ids[:, 1:][keep]), rows
+    return score(logits, ids[:, 1:][keep]), rows

@@ -11,6 +11,8 @@ from trainer.errors import JobError
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {"learning_rate": 2e-5, "batch_size": 64, "warmup_ratio": 0.03, "scheduler": "cosine"},
     "dpo": {"learning_rate": 1e-6, "batch_size": 32, "warmup_ratio": 0.1, "scheduler": "constant"},
+    # a batch of few tasks' samples, at a constant rate, once: TRL's values for GRPO but for the rate's shape
+    "grpo": {"learning_rate": 1e-6, "batch_size": 64, "warmup_ratio": 0.0, "scheduler": "constant", "epochs": 1},
     "init": {},
 }
 
@@ -46,6 +48,28 @@ class LossOptions(Section):
         return self
 
 
+class GrpoOptions(Section):
+    """Options of the grpo loss, named and meant as in TRL's GRPOConfig; the defaults are TRL's."""
+
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = Field(
+        "dapo", description="how tokens are averaged: a sample at a time (grpo), over the step's tokens (dapo), ...; cispo clips weights"
+    )
+    beta: float = Field(0.0, ge=0, description="weight of the divergence from the starting policy; above 0 a second model is held")
+    epsilon: float = Field(0.2, ge=0, lt=1, description="how far a token's probability ratio may fall before it is clipped")
+    epsilon_high: float | None = Field(None, ge=0, description="how far it may rise; null: as epsilon; cispo: the largest weight")
+    importance_sampling_level: Literal["token", "sequence"] = Field("token", description="a ratio for each token, or one a sample (GSPO)")
+
+    @model_validator(mode="after")
+    def _cispo_has_a_largest_weight(self) -> Self:
+        if self.loss_type == "cispo" and self.epsilon_high is None:
+            raise ValueError("loss_type cispo needs epsilon_high, the largest weight of a token (its paper: 5)")
+        return self
+
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="advantages are divided by the spread of their task's rewards, of all rewards of the file, or not at all"
+    )
+
+
 class InitOptions(Section):
     """Size of a fresh model (method init)."""
 
@@ -67,13 +91,13 @@ class InitOptions(Section):
 class Job(Section):
     """One training job. Rates and sizes left out take ETO's values for the method."""
 
-    method: Literal["sft", "dpo", "init"] = Field(description="sft, dpo, or init (a fresh small model and tokenizer)")
+    method: Literal["sft", "dpo", "grpo", "init"] = Field(description="sft, dpo, grpo, or init (a fresh small model and tokenizer)")
     model: str | None = Field(None, description="checkpoint directory or hub id to start from; not used by init")
-    data: str = Field(description="JSON lines: messages for sft and init, pairs for dpo")
+    data: str = Field(description="JSON lines: messages for sft and init, pairs for dpo, episodes with recorded tokens for grpo")
     output: str = Field(description="directory of the finished checkpoint; must not exist yet")
     seed: int = Field(0, ge=0, description="seed of the order of examples, of adapters and of fresh weights")
-    epochs: float = Field(3, gt=0, description="passes over the data")
-    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate; sft 2e-5, dpo 1e-6")
+    epochs: float = Field(3, gt=0, description="passes over the data; grpo 1")
+    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate; sft 2e-5, dpo and grpo 1e-6")
     batch_size: int = Field(64, ge=1, description="examples (dpo: pairs) per optimiser step, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="examples (dpo: pairs) of one forward pass of one process at most")
     max_length: int = Field(4096, ge=8, description="tokens of an example (dpo: of prompt plus one side) at most")
@@ -100,7 +124,8 @@ class Job(Section):
         [], description="trackers to log to beside the progress lines; their packages are installed by hand"
     )
     lora: LoraOptions | None = Field(None, description="null: all weights are trained")
-    loss: LossOptions = Field(LossOptions(), description="options of the loss")
+    loss: LossOptions = Field(LossOptions(), description="options of the dpo loss")
+    grpo: GrpoOptions = Field(GrpoOptions(), description="options of the grpo loss and its advantages")
     init: InitOptions = Field(InitOptions(), description="size of a fresh model (method init)")
 
     @model_validator(mode="before")
@@ -114,6 +139,12 @@ class Job(Section):
     def _model_is_named(self) -> Self:
         if self.method != "init" and not self.model:
             raise ValueError(f"method {self.method} starts from a model: set model to a directory or a hub id")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_can_be_compared(self) -> Self:
+        if self.method == "grpo" and self.batch_size < 2:
+            raise ValueError("grpo compares samples: batch_size must be at least 2")
         return self
 
     @property

@@ -3,13 +3,16 @@
 import os
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainer.data import read_conversations, read_pairs, sha256_of_file
+from trainer.data import read_conversations, read_pairs, read_samples, sha256_of_file
 from trainer.errors import JobError
 from trainer.job import Job, load_job
 from trainer.progress import Progress
+
+READERS: dict[str, Callable[[str], list[Any]]] = {"dpo": read_pairs, "grpo": read_samples}
 
 
 def run_job_file(path: str, stream: TextIO) -> int:
@@ -35,8 +38,7 @@ def run_job_file(path: str, stream: TextIO) -> int:
 def run_job(job: Job, progress: Progress) -> None:
     """Check everything that can be checked without starting, then do the work."""
     started = time.monotonic()
-    pairs = read_pairs(job.data) if job.method == "dpo" else []
-    conversations = read_conversations(job.data) if job.method != "dpo" else []
+    rows: list[Any] = READERS.get(job.method, read_conversations)(job.data)
     data_sha256 = sha256_of_file(Path(job.data))
     # TRL reports every trainer to its authors unless told not to
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -48,10 +50,10 @@ def run_job(job: Job, progress: Progress) -> None:
     elif job.method == "init":
         from trainer.fresh import make_fresh
 
-        finished = make_fresh(job, conversations, data_sha256, progress)
+        finished = make_fresh(job, rows, data_sha256, progress)
     else:
         from trainer.training import train
 
-        finished = train(job, conversations, pairs, data_sha256, progress)
+        finished = train(job, rows, data_sha256, progress)
     final: dict[str, Any] = {"version": finished["version"], **finished["metrics"]}
     progress.emit("end", output=job.output, elapsed_s=round(time.monotonic() - started, 3), final=final)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.attention import Part
-from trainer.head import head_at
+from trainer.batches import what_samples_earned
+from trainer.head import Score, head_at
 from trainer.losses import target_logps
 
 #: A shorter beginning is computed again: it would keep those who share a longer one apart.
@@ -83,6 +84,12 @@ def collate_shared_sft(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch | {"items": torch.tensor(len(batch["at"]))}
 
 
+def collate_shared_grpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make one row of samples, those of a task under their common prompt."""
+    rows = [Row(example["ids"], example["mask"], number) for number, example in enumerate(examples)]
+    return lay_out(group(rows)) | what_samples_earned(examples)
+
+
 def collate_shared_dpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
     """Make one row of pairs; log-probabilities are summed over all chosen, then all rejected sides."""
     sides = [(side, place * len(examples)) for place, side in enumerate(("chosen", "rejected"))]
@@ -97,9 +104,9 @@ def collate_shared_dpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def shared_logps(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and its row's number."""
+def shared_logps(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor], score: Score = target_logps) -> tuple[Tensor, Tensor]:
+    """Return the log-probability (or other score) of each target and its row's number."""
     layout = [Part(*part) for part in inputs["layout"].tolist()]
     with head_at(head, (torch.zeros_like(inputs["at"]), inputs["at"])):
         logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, layout=layout).logits
-    return target_logps(logits, inputs["wanted"]), inputs["rows"]
+    return score(logits, inputs["wanted"]), inputs["rows"]

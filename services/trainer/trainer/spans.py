@@ -38,6 +38,26 @@ def tokenize_conversation(tokenizer: Any, messages: list[Message], where: str, p
     return Tokens(ids, turns)
 
 
+def tokenize_sampled(tokenizer: Any, messages: list[Message], prompt_messages: int, sampled: list[list[int]], where: str) -> Tokens:
+    """Render an episode with the very tokens that the policy drew in each turn as targets: their text could be tokenized otherwise.
+
+    A turn that was cut before it ended (max_tokens) is closed, as in the prompts that followed it; the closing carries no loss.
+    """
+    shown = messages[: prompt_messages + 2 * len(sampled) - 1]  # nothing answers the last observation
+    text, spans = trained_spans(tokenizer, shown, where, prompt_messages)
+    ids: list[int] = []
+    turns: list[int] = []
+    position = 0
+    for turn, ((start, end), drawn) in enumerate(zip(spans, sampled, strict=True)):
+        before = tokenizer(text[position:start], add_special_tokens=False)["input_ids"]
+        ids += [*before, *drawn]
+        turns += [-1] * len(before) + [turn] * len(drawn)
+        closing = max((token for token in _special_tokens(tokenizer) if text[:end].endswith(token)), key=len)
+        closed = tokenizer.convert_tokens_to_ids(closing) == drawn[-1]
+        position = end if closed else end - len(closing)
+    return Tokens(ids, turns)
+
+
 def trained_spans(tokenizer: Any, messages: list[Message], where: str, prompt_messages: int = 0) -> tuple[str, list[tuple[int, int]]]:
     """Return the rendered conversation and the character ranges of the trained assistant messages."""
     plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]

@@ -24,7 +24,7 @@ from trainer.shared import shared_logps
 
 
 class AgentTrainer(Trainer):
-    """What both methods share: order of examples, counting, progress lines."""
+    """What all methods share: order of examples, counting, progress lines."""
 
     progress: Progress
     loss_is_scaled_for_ga = True
@@ -45,7 +45,8 @@ class AgentTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return BatchOrder(rows["rank"], batch_size, self.args.seed)
+        groups = rows["group"] if "group" in rows.column_names else None
+        return BatchOrder(rows["rank"], batch_size, self.args.seed, groups)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Count what the loss of one optimiser step is averaged over, in all passes and processes."""
@@ -60,6 +61,10 @@ class AgentTrainer(Trainer):
         if "layout" in inputs:
             return shared_logps(model, self._head(), inputs)
         return logps_at_targets(model, self._head(), inputs["input_ids"], inputs["loss_mask"])
+
+    def _without_adapters(self) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
     def _step_terms(self, sums: dict[str, float]) -> dict[str, float]:
         """Return what a step event tells beside the loss, from the step's sums."""
@@ -159,10 +164,6 @@ class DpoTrainer(AgentTrainer, DPOTrainer):  # type: ignore[misc]
         logps, rows = self._logps(model, inputs)
         count = 2 * int(inputs["pairs"])
         return Sides(*sums_by_row(logps, rows, count).chunk(2)), Sides(*torch.bincount(rows, minlength=count).chunk(2))
-
-    def _without_adapters(self) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
     def _prepare_dataset(self, dataset: Dataset, *_args: Any, **_kwargs: Any) -> Dataset:
         return dataset

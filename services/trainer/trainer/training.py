@@ -1,4 +1,4 @@
-"""An sft or dpo job: load, build the trainer, train, save."""
+"""An sft, dpo or grpo job: load, build the trainer, train, save."""
 
 import json
 import math
@@ -18,29 +18,26 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from trainer.attention import NAME, can_share
-from trainer.batches import collate_dpo, collate_sft, fit_micro_batch, ordered
+from trainer.batches import collate_dpo, collate_grpo, collate_sft, fit_micro_batch, ordered
 from trainer.checkpoint import base_version, empty_directory, library_versions, publish, write_manifest
 from trainer.collapse import StopOnCollapse
-from trainer.data import Conversation, Pair
 from trainer.errors import JobError, TrainingError
-from trainer.examples import Examples, dpo_examples, sft_examples
+from trainer.examples import Examples, dpo_examples, grpo_examples, sft_examples
+from trainer.grpo import GrpoTrainer, grpo_config, rewards_are_recorded
 from trainer.job import Job
 from trainer.precision import choose_precision
 from trainer.progress import Progress
-from trainer.shared import collate_shared_dpo, collate_shared_sft
+from trainer.shared import collate_shared_dpo, collate_shared_grpo, collate_shared_sft
 from trainer.states import SaveNowAndThen, last_state, open_partial
 from trainer.trainers import AgentTrainer, DpoTrainer, SftTrainer
 
 
-def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_sha256: str, progress: Progress) -> dict[str, Any]:
-    """Run an sft or dpo job; return the manifest (on the main process)."""
+def train(job: Job, rows: list[Any], data_sha256: str, progress: Progress) -> dict[str, Any]:
+    """Run an sft, dpo or grpo job on its conversations, pairs or samples; return the manifest (on the main process)."""
     started = time.monotonic()
     processes = PartialState(cpu=not torch.cuda.is_available())
     config, tokenizer = _load_config_and_tokenizer(job)
-    if job.method == "sft":
-        examples = sft_examples(tokenizer, conversations, job.max_length)
-    else:
-        examples = dpo_examples(tokenizer, pairs, job.max_length)
+    examples = _examples(job, rows, tokenizer)
     if not examples.rows:
         raise JobError(
             f"no example of {job.data} fits into max_length {job.max_length} ({dict(examples.dropped)}), so there is "
@@ -92,6 +89,20 @@ def train(job: Job, conversations: list[Conversation], pairs: list[Pair], data_s
         shutil.rmtree(partial, ignore_errors=True)
     processes.wait_for_everyone()
     return manifest
+
+
+def _examples(job: Job, rows: list[Any], tokenizer: Any) -> Examples:
+    if job.method == "sft":
+        return sft_examples(tokenizer, rows, job.max_length)
+    if job.method == "dpo":
+        return dpo_examples(tokenizer, rows, job.max_length)
+    examples = grpo_examples(tokenizer, rows, job.max_length, job.grpo.scale_rewards)
+    if examples.rows and not any(row["advantage"] for row in examples.rows):
+        raise JobError(
+            f"all samples of each task of {job.data} earned the same, so there is nothing to prefer: play more samples a task, at a "
+            "temperature above 0, or choose tasks that the policy solves sometimes"
+        )
+    return examples
 
 
 def _back_to_the_last_good_state(trainer: AgentTrainer, watch: StopOnCollapse, partial: Path, progress: Progress) -> dict[str, Any]:
@@ -194,6 +205,10 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
     if job.method == "sft":
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         return SftTrainer(args=sft, data_collator=collate_shared_sft if shared else collate_sft, **parts)
+    if job.method == "grpo":
+        samples = GrpoTrainer(reward_funcs=rewards_are_recorded, args=grpo_config(job, options), **parts)
+        samples.data_collator = collate_shared_grpo if shared else collate_grpo
+        return samples
     dpo = DPOConfig(**options, beta=job.loss.beta, precompute_ref_log_probs=True)
     trainer = DpoTrainer(args=dpo, data_collator=collate_shared_dpo if shared else collate_dpo, **parts)
     trainer.loss_options = job.loss
