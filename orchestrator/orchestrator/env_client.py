@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.http import Refused, request
+from orchestrator.http import Client, Refused, request
 
 #: Errors after which the session is gone though the task is not: the episode starts again.
 LOST_SESSION = frozenset({"unknown_session", "expired_session", "replay_diverged", "step_timeout", "engine_unavailable"})
@@ -75,9 +74,8 @@ class EnvClient:
     ) -> None:
         token = os.environ.get("ETO_ENV_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self.name = name
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, limits=limits)
+        self._http = Client(url, headers, timeout_s)
         self._patience_s = patience_s
         self._unreachable = unreachable
 
