@@ -56,13 +56,15 @@ class StageProgress:
         self._show(self._done, "")
 
     def job(self, event: dict[str, Any]) -> None:
-        """A training job's progress line."""
+        """A training job's progress line, or a `note` of what starts it."""
         if event.get("event") == "start":
             self.total(int(event.get("steps", 0)), "steps")
         elif event.get("event") == "step":
             names = {"loss": "loss", "margin": "margin", "accuracy": "accuracy", "tokens_per_s": "tokens/s"}
             values = [f"{label} {event[key]:.4g}" for key, label in names.items() if isinstance(event.get(key), int | float)]
             self._show(int(event.get("step", 0)), " | ".join(values))
+        elif event.get("event") == "note":
+            self._display.note(str(event.get("message", "")))
 
     def _show(self, done: int, detail: str) -> None:
         self._display.bars.update(self._bar, completed=done, detail=detail)
