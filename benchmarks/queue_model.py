@@ -72,6 +72,7 @@ class Engines:
         self.resting: list[tuple[float, int, Session, int]] = []  # when it may be taken
         self.used = 0.0
         self.replays = self._count = 0
+        self.looks_at = float("inf")  # when it is looked again whether an engine may be taken
 
     def rest(self, session: Session, now: float) -> None:
         """It waits for the model; env_core.lease.Lease.due_at says for how long its engine is safe."""
@@ -150,7 +151,8 @@ def simulate(turns: list[int], servers: int, inputs: Inputs, rng: random.Random,
             engines.replays += session.taken > 0
             # its past, and the step that it came for
             push(engines.run(now, inputs.reset_s + session.taken * inputs.step_s), "acted", session)
-        if again is not None:
+        if again is not None and again < engines.looks_at:
+            engines.looks_at = again
             push(again, "due", engines)
 
     def begin(now: float, server: int) -> None:
@@ -166,7 +168,9 @@ def simulate(turns: list[int], servers: int, inputs: Inputs, rng: random.Random,
     while events:
         now, _, what, about = heapq.heappop(events)
         if what == "due":
-            lend(about, now)
+            if now >= about.looks_at:
+                about.looks_at = float("inf")
+                lend(about, now)
             continue
         session, engines = about, node(about)
         if what == "answered":
