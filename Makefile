@@ -83,7 +83,7 @@ check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
 	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done
 	$(MYPY) services/policy/policy
 	$(MYPY) --python-executable services/trainer/.venv/bin/python services/trainer/trainer
-	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile
+	.venv/bin/hadolint --config .hadolint.yaml orchestrator/Dockerfile services/*/Dockerfile deploy/kubernetes/*.Dockerfile
 	.venv/bin/docker-compose --profile '*' config --quiet
 
 test: check ## check, then all tests, the quick ones first; WHAT='-k word' chooses

@@ -1,19 +1,16 @@
 #!.venv/bin/python
 """How many episodes a second a cluster of 8, 64 or 512 GPUs plays: a simulation of the rollout's queue, checked against one real rollout.
 
-    make bench ONLY=queue_simulation, or benchmarks/queue_simulation.py [--seeds 5] [--without-check]
+    make bench ONLY=queue_simulation, or benchmarks/queue_simulation.py [--seeds 3] [--without-check]
 
-What is simulated: `sessions` episodes at a time on each policy server; a turn is an answer of the server, whose pace falls with the
-sequences it decodes at once, then a step on one of the node's environment engines, first come first served; an ended episode passes through
-the orchestrator, one at a time. A server's pace within a turn is that of the turn's begin. Not simulated: faults, network delays, prompts
-that miss the prefix cache. ASSUMED marks what no measurement of ours stands behind; the rest names its source.
+The simulation is queue_model.py, where its inputs stand, most of them assumptions. Each size twice: with an engine for each session of a
+node, and with one for each core, where sessions take turns on them and are replayed.
 The check: a rollout of real ScienceWorld episodes with a policy that takes a known time, 8 at a time on 2 engines, whose wall time is
 predicted from episodes played one at a time. Writes benchmarks/out/queue_simulation.json.
 """
 
 import argparse
 import asyncio
-import heapq
 import json
 import os
 import pickle
@@ -22,126 +19,28 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from queue_model import Inputs, simulate
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "out" / "queue_simulation.json"
 GOLD = [len(path) for path in json.loads((ROOT / "services" / "env-sciworld" / "tests" / "gold.json").read_text("utf-8")).values()]
 SIZES = (8, 64, 512)
-GPUS_A_NODE = 8
 #: Waves of episodes: the last one has the tail, so fewer waves show a worse share.
 WAVES = 3
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Seconds. The defaults are a 7-8 B model, one server a GPU, on nodes of eight H100-class GPUs."""
-
-    sessions: int = 64  # of a server; ASSUMED to fit its key-value cache
-    token_s: float = 0.008  # ASSUMED: one sequence's token, the weights read once (16 GB at 2 TB/s)
-    token_s_per_sequence: float = 0.00006  # ASSUMED: what each further sequence of the batch adds
-    first_token_s: float = 0.03  # ASSUMED: prefill of a turn's new tokens, prefix cached
-    tokens: float = 40.0  # ASSUMED: of a turn, exponentially distributed about this mean, at least 8
-    engines: int = 64  # of a node, one a core; ASSUMED
-    step_s: float = 0.00953  # measured: CPU of a ScienceWorld step, docs/performance.md
-    reset_s: float = 0.3  # ASSUMED; the check measures this machine's
-    driver_s: float = 0.002  # the check measures it
-
-
-@dataclass
-class Told:
-    """What a simulated rollout took; shares are of the time until nine tenths of the episodes had ended."""
-
-    episodes_per_s: float
-    turns_per_s: float
-    makespan_s: float
-    tail_s: float  # from nine tenths of the episodes to the last
-    servers_busy: float
-    engines_busy: float
-    driver_busy: float
-
-
-def simulate(turns: list[int], servers: int, inputs: Inputs, rng: random.Random, answer_s: Callable[[int], float] | None = None) -> Told:
-    """Play episodes of so many `turns` each; `answer_s(sequences at once)` in the place of the assumed pace."""
-
-    def assumed(busy: int) -> float:
-        tokens = max(8.0, rng.expovariate(1 / inputs.tokens))
-        return inputs.first_token_s + tokens * (inputs.token_s + busy * inputs.token_s_per_sequence)
-
-    answer = answer_s or assumed
-    nodes = max(1, servers // GPUS_A_NODE)
-    free = [[0.0] * inputs.engines for _ in range(nodes)]
-    decoding = [0] * servers
-    queue = iter(turns)
-    events: list[tuple[float, int, int, int, bool]] = []  # when, tie-breaker, server, turns left, whether an answer has come
-    count = 0
-    driver_free = driver_used = engine_used = decode_used = 0.0
-    ends: list[float] = []
-
-    def on_engine(now: float, server: int, seconds: float) -> float:
-        nonlocal engine_used
-        pool = free[server * nodes // servers]
-        begin = max(now, heapq.heappop(pool))
-        heapq.heappush(pool, begin + seconds)
-        engine_used += seconds
-        return begin + seconds
-
-    def push(when: float, server: int, left: int, answered: bool) -> None:
-        nonlocal count
-        count += 1
-        heapq.heappush(events, (when, count, server, left, answered))
-
-    def begin(now: float, server: int) -> None:
-        left = next(queue, None)
-        if left is not None:
-            push(on_engine(now, server, inputs.reset_s), server, left, False)
-
-    for _ in range(inputs.sessions):
-        for server in range(servers):
-            begin(0.0, server)
-    while events:
-        now, _, server, left, answered = heapq.heappop(events)
-        if not answered:  # the observation is there: ask the model
-            decoding[server] += 1
-            took = answer(decoding[server])
-            decode_used += took / inputs.sessions
-            push(now + took, server, left, True)
-            continue
-        decoding[server] -= 1
-        done = on_engine(now, server, inputs.step_s)
-        if left > 1:
-            push(done, server, left - 1, False)
-            continue
-        driver_free = max(done, driver_free) + inputs.driver_s
-        driver_used += inputs.driver_s
-        ends.append(driver_free)
-        begin(driver_free, server)
-    ends.sort()
-    most = ends[len(ends) * 9 // 10 - 1]
-    made = 0.9 * len(ends) / most
-    last = ends[-1]
-    return Told(
-        episodes_per_s=made,
-        turns_per_s=made * statistics.mean(turns),
-        makespan_s=last,
-        tail_s=last - most,
-        servers_busy=decode_used / servers / last,
-        engines_busy=engine_used / (nodes * inputs.engines) / last,
-        driver_busy=driver_used / last,
-    )
 
 
 def check(episodes: int = 32, at_once: int = 8, engines: int = 2, answer_s: float = 0.2) -> dict[str, Any]:
     """The real rollout and its prediction; also what an episode costs the orchestrator."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from orchestrator.records import Episode
     from scripted_policy import ScriptedPolicy
 
-    from orchestrator import jsonl, process
+    from orchestrator import process
 
     words = ["look around", "open door to hallway", "go to hallway", "inventory"]
 
@@ -156,15 +55,15 @@ def check(episodes: int = 32, at_once: int = 8, engines: int = 2, answer_s: floa
                 real = partial(_rollout, Path(folder), policy.url, engines)
                 one_s, ones = real("one", episodes // 4, 1)
                 many_s, many = real("many", episodes, at_once)
+                driver_s = _driver_s(Path(folder), engines, ones[0])
         finally:
             for running in process.find_all():
                 process.stop(running)
-        driver_s = _driver_s(Path(folder) / "driver.jsonl", ones[0], jsonl.JsonLinesWriter, Episode)
     step_s = statistics.mean(s.env_s for e in ones for s in e.steps)
     asked_s = statistics.mean(s.policy_s for e in ones for s in e.steps)
     spent = sum(s.env_s + s.policy_s for e in ones for s in e.steps)
     reset_s = (one_s - spent) / len(ones)
-    inputs = Inputs(sessions=at_once, engines=engines, step_s=step_s, reset_s=reset_s, driver_s=driver_s)
+    inputs = Inputs(sessions=at_once, engines=engines, cores=os.cpu_count() or 1, step_s=step_s, reset_s=reset_s, driver_s=driver_s)
     told = simulate([len(e.steps) for e in many], 1, inputs, random.Random(0), lambda busy: asked_s)
     return {
         "episodes": episodes,
@@ -180,41 +79,70 @@ def check(episodes: int = 32, at_once: int = 8, engines: int = 2, answer_s: floa
     }
 
 
-def _rollout(folder: Path, policy_url: str, engines: int, name: str, episodes: int, at_once: int) -> tuple[float, list[Any]]:
-    """Seconds and episodes of a real rollout, its service warm."""
+def _with_service(engines: int, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """What `work` returns of a client of a service of its own."""
     from orchestrator.config import EnvSection, RolloutSection
-    from orchestrator.episode import Assignment, Player
     from orchestrator.placement import EnvPlacement
-    from orchestrator.policy_client import PolicyClient, Sampling
-    from orchestrator.prompts import load_prompt
     from tiny_run import free_port
 
-    from orchestrator import rollout
-
-    async def main() -> tuple[float, list[Any]]:
+    async def main() -> Any:
         place = EnvPlacement(EnvSection(port=free_port(), max_engines=engines), "bench", RolloutSection())
         await place.start()
-        async with place.client as env, PolicyClient([policy_url], "m") as client:
-            player = Player(client, "agent", None, Sampling(), load_prompt("sciworld"), max_steps=15)
-            tasks = await env.tasks("eto-unseen")
-            todo = [Assignment(tasks[i * len(tasks) // episodes]) for i in range(episodes)]
-            warm = [Assignment(tasks[1], sample=9), Assignment(tasks[2], sample=9)]
-            await rollout.run(warm, env, player, folder / f"{name}-warm.jsonl", concurrency=2, run_id="warm")
-            started = time.perf_counter()
-            played = await rollout.run(todo, env, player, folder / f"{name}.jsonl", concurrency=at_once, run_id=name)
-            return time.perf_counter() - started, played.episodes
+        try:
+            async with place.client as env:
+                return await work(env)
+        finally:
+            place.stop()
 
     return asyncio.run(main())
 
 
-def _driver_s(file: Path, episode: Any, writer: Any, model: Any, times: int = 200) -> float:
-    """Seconds of the orchestrator for an episode that a shard sends: unpacked, written and flushed to disk."""
+def _rollout(folder: Path, policy_url: str, engines: int, name: str, episodes: int, at_once: int) -> tuple[float, list[Any]]:
+    """Seconds and episodes of a real rollout, its engines warm."""
+    from orchestrator.episode import Assignment, Player
+    from orchestrator.policy_client import PolicyClient, Sampling
+    from orchestrator.prompts import load_prompt
+
+    from orchestrator import rollout
+
+    async def work(env: Any) -> tuple[float, list[Any]]:
+        async with PolicyClient([policy_url], "m") as client:
+            player = Player(client, "agent", None, Sampling(), load_prompt("sciworld"), max_steps=15)
+            tasks = await env.tasks("eto-unseen")
+            todo = [Assignment(tasks[i * len(tasks) // episodes]) for i in range(episodes)]
+            warm = [Assignment(tasks[n], sample=9) for n in range(engines * 2)]
+            await rollout.run(warm, env, player, folder / f"{name}-warm.jsonl", concurrency=engines, run_id="warm")
+            started = time.perf_counter()
+            played = await rollout.run(todo, env, player, folder / f"{name}.jsonl", concurrency=at_once, run_id=name)
+            return time.perf_counter() - started, played.episodes
+
+    told: tuple[float, list[Any]] = _with_service(engines, work)
+    return told
+
+
+def _driver_s(folder: Path, engines: int, episode: Any, times: int = 2000, at_once: int = 512) -> float:
+    """Seconds of the orchestrator for an episode that a shard sends: unpacked, written, counted. Ray's own part in it is not in them."""
+    from orchestrator.env_client import Task
+    from orchestrator.episode import Assignment
+
+    from orchestrator import rollout
+
     packed = pickle.dumps(episode)
-    with writer(file) as out:
+
+    async def elsewhere(what: Assignment) -> Any:
+        await asyncio.sleep(0)
+        return pickle.loads(packed).model_copy(update={"sample": what.sample})  # noqa: S301 - packed above
+
+    async def work(env: Any) -> float:
+        task = Task(task_id=episode.task_id, task_type=episode.task_type, max_steps=1)
+        todo = [Assignment(task, sample=n) for n in range(times)]
+        player: Any = None  # nobody plays here
         started = time.perf_counter()
-        for _ in range(times):
-            out.append(model.model_validate(pickle.loads(packed)))  # noqa: S301 - packed above
+        await rollout.run(todo, env, player, folder / "driver.jsonl", concurrency=at_once, run_id="driver", elsewhere=elsewhere)
         return (time.perf_counter() - started) / times
+
+    told: float = _with_service(engines, work)
+    return told
 
 
 def spread(values: list[float]) -> list[float]:
@@ -225,7 +153,7 @@ def spread(values: list[float]) -> list[float]:
 def main() -> None:
     """Check, simulate, print and write."""
     parser = argparse.ArgumentParser(description="Episodes a second by number of GPUs: a simulation, checked against a real rollout.")
-    parser.add_argument("--seeds", type=int, default=5, help="repetitions of each size (default 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions of each size (default 3)")
     parser.add_argument("--without-check", action="store_true", help="simulate only: no service is started")
     options = parser.parse_args()
     checked = None if options.without_check else check()
@@ -233,19 +161,20 @@ def main() -> None:
         print(f"check: {json.dumps(checked)}", flush=True)
     inputs = Inputs() if checked is None else Inputs(driver_s=checked["driver_s_per_episode"])
     rows = []
-    print(f"{'GPUs':>5} {'episodes at once':>17} {'episodes/s':>24} {'turns/s':>9} {'tail s':>7} {'engines':>8} {'driver':>7}")
-    for gpus in SIZES:
+    print(f"{'GPUs':>5} {'engines':>8} {'episodes at once':>17} {'episodes/s':>24} {'turns/s':>9} {'tail s':>7} {'cores':>8} {'driver':>7}")
+    for gpus, engines in [(gpus, engines) for engines in (inputs.engines, inputs.cores) for gpus in SIZES]:
         told = []
         for seed in range(options.seeds):
             rng = random.Random(seed)
-            told.append(simulate(rng.choices(GOLD, k=gpus * inputs.sessions * WAVES), gpus, inputs, rng))
-        row = {"gpus": gpus, **{name: spread([getattr(t, name) for t in told]) for name in asdict(told[0])}}
+            turns = rng.choices(GOLD, k=gpus * inputs.sessions * WAVES)
+            told.append(simulate(turns, gpus, replace(inputs, engines=engines), rng))
+        row = {"gpus": gpus, "engines_of_a_node": engines, **{name: spread([getattr(t, name) for t in told]) for name in asdict(told[0])}}
         rows.append(row)
         e, low, high = row["episodes_per_s"]
         columns = f"{e:9.1f} [{low:.1f}, {high:.1f}]"
         print(
-            f"{gpus:5} {gpus * inputs.sessions:17} {columns:>24} {row['turns_per_s'][0]:9.0f} {row['tail_s'][0]:7.1f} "
-            f"{row['engines_busy'][0]:8.1%} {row['driver_busy'][0]:7.1%}",
+            f"{gpus:5} {engines:8} {gpus * inputs.sessions:17} {columns:>24} {row['turns_per_s'][0]:9.0f} {row['tail_s'][0]:7.1f} "
+            f"{row['cores_busy'][0]:7.1%} {row['replays_per_turn'][0]:8.2f} {row['driver_busy'][0]:7.1%}",
             flush=True,
         )
     OUT.parent.mkdir(exist_ok=True)

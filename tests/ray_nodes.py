@@ -1,5 +1,6 @@
 """A Ray cluster whose nodes are all on this machine: each is what `ray start` makes on a machine of its own, small."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 from tiny_run import free_port
 
 START_S = 180.0
+#: A resource of every node but the head.
+WORKER = "worker"
 #: Bytes of a node's object store, the least that Ray takes, and of memory it offers.
 STORE, MEMORY = 80_000_000, 1_000_000_000
 
@@ -81,7 +84,7 @@ def cluster(workers: int = 2, environment: dict[str, str] | None = None) -> Iter
         made.address = f"{_address(made)}:{port}"
         _wait(made, 1)
         for number in range(workers):  # one by one: two that begin at once on one machine take each other for themselves
-            made.start_node("--address", made.address)
+            made.start_node("--address", made.address, "--resources", json.dumps({WORKER: 1}))
             _wait(made, 2 + number)
         yield made
     finally:

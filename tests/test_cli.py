@@ -18,7 +18,9 @@ def eto(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['eto', '--help']; from orchestrator.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print(sorted(m for m in ('fastapi', 'httpx', 'pydantic', 'yaml', 'jinja2', 'torch', 'uvicorn') if m in sys.modules))"
+    code += (
+        "print(sorted(m for m in ('aiohttp', 'fastapi', 'httpx', 'pydantic', 'yaml', 'jinja2', 'torch', 'uvicorn') if m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -14,12 +14,27 @@ RELEASES = ("1.30", "1.37")
 MANIFESTS = [(f.name, m) for f in FILES for m in yaml.safe_load_all(f.read_text())]
 IDS = [f"{name}:{m['kind']}/{m['metadata']['name']}" for name, m in MANIFESTS]
 CORE = [m for _, m in MANIFESTS if not m["apiVersion"].startswith("ray.io/")]
+RAY = [m for _, m in MANIFESTS if m["apiVersion"].startswith("ray.io/")]
+RAY_GROUPS = [group for m in RAY for group in [m["spec"]["headGroupSpec"], *m["spec"]["workerGroupSpecs"]]]
 
 
 @pytest.mark.parametrize("manifest", CORE, ids=lambda m: f"{m['kind']}/{m['metadata']['name']}")
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_manifest_is_valid_and_holds_no_unknown_field(manifest: dict[str, Any], release: str) -> None:
     kubernetes_validate.validate(manifest, release, strict=True)
+
+
+@pytest.mark.parametrize("group", RAY_GROUPS, ids=lambda g: g.get("groupName", "head"))
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_pods_that_an_operator_makes_of_a_ray_cluster_are_valid(group: dict[str, Any], release: str) -> None:
+    """KubeRay's own schema is not among the API's: what is around the pods is not checked."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **group["template"]["metadata"]}, "spec": group["template"]["spec"]}
+    kubernetes_validate.validate(pod, release, strict=True)
+
+
+def test_a_ray_cluster_names_the_ray_that_is_pinned() -> None:
+    pinned = (Path(__file__).parents[1] / "orchestrator" / "requirements-ray.txt").read_text().split("ray==")[1].split()[0]
+    assert [m["spec"]["rayVersion"] for m in RAY] == [pinned]
 
 
 def pods(manifest: Any) -> Iterator[dict[str, Any]]:
@@ -63,6 +78,7 @@ def test_what_a_pod_mounts_and_refers_to_exists(manifest: dict[str, Any]) -> Non
 def test_every_way_that_a_pod_is_called_is_open_in_the_network_policies() -> None:
     """Callers may leave where the called may be entered: a policy that names a label that no pod has would close it silently."""
     labels = [set(m["spec"]["template"]["metadata"]["labels"].items()) for m in CORE if "template" in m.get("spec", {})]
+    labels += [set(group["template"]["metadata"]["labels"].items()) for group in RAY_GROUPS]
     rules = [m["spec"] for m in CORE if m["kind"] == "NetworkPolicy"]
     named = [set(r["podSelector"].get("matchLabels", {}).items()) for r in rules]
     named += [set(p["podSelector"]["matchLabels"].items()) for r in rules for way in r.get("ingress", []) for p in way["from"]]

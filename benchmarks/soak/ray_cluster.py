@@ -1,13 +1,15 @@
 #!.venv/bin/python
 """A real Ray cluster of three nodes on this machine: sharded rollouts, training by Ray Jobs, nodes killed in the middle.
 
-    make soak ONLY=ray_cluster, or benchmarks/soak/ray_cluster.py [--tasks 24] [--rollouts-only]
+    make soak ONLY=ray_cluster, or benchmarks/soak/ray_cluster.py [--tasks 24] [--only rollouts]
 
 1. ScienceWorld tasks played by a scripted policy behind a real server: in one process; by three shards, each with a service of its own on
    its node; and again while a node is killed with SIGKILL, all its processes at once. The episodes must be the same but for their timings.
-2. The whole loop at its smallest (tests/tiny_run.py: experts, SFT, DPO, vLLM), its rollouts on the cluster and its three training jobs by
+2. One training job by Ray Jobs (ray_jobs.py) that is cancelled, whose orchestrator is killed, and whose node is.
+3. The whole loop at its smallest (tests/tiny_run.py: experts, SFT, DPO, vLLM), its rollouts on the cluster and its three training jobs by
    Ray Jobs; a node is killed in exploration. It must end complete, each episode once.
-Writes benchmarks/out/soak-ray.json. Ray is an extra: `make ray` installs it, `make soak` does so by itself.
+Writes benchmarks/out/soak-ray_cluster.json, with --only soak-ray_cluster-part.json. Ray is an extra: `make ray` installs it, `make soak`
+does so by itself.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 CONCURRENCY = 9
+PARTS = ("rollouts", "jobs", "loop")
 ACTIONS = ["look around", "open door to hallway", "go to hallway", "inventory", "open door to kitchen", "go to kitchen", "examine air", ""]
 
 
@@ -130,7 +133,7 @@ def rollouts(scratch: Path, cluster: Any, tasks: int) -> tuple[dict[str, bool], 
 
 
 def loop(scratch: Path, cluster: Any) -> tuple[dict[str, bool], dict[str, Any]]:
-    """Part 2."""
+    """Part 3."""
     import yaml
     from ray.job_submission import JobSubmissionClient
     from tiny_run import STAGES, Run, wait_for
@@ -162,36 +165,39 @@ def main() -> None:
     """Start the cluster, play, kill, report."""
     parser = argparse.ArgumentParser(description="Rollouts and training on a Ray cluster of this machine, nodes killed.")
     parser.add_argument("--tasks", type=int, default=24, help="episodes of a rollout (default 24)")
-    parser.add_argument("--rollouts-only", action="store_true", help="without the training loop")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; repeat for more (default: all)")
     options = parser.parse_args()
     from playing import finish
+    from ray_jobs import jobs
     from ray_nodes import cluster
 
     from orchestrator import process, ray_cluster
 
+    parts = {"rollouts": partial(rollouts, tasks=options.tasks), "jobs": jobs, "loop": loop}
     with tempfile.TemporaryDirectory(prefix="eto-soak-") as folder:
         scratch = Path(folder)
         os.environ["ETO_STATE"] = str(scratch / "state")
-        started = time.monotonic()
+        claims: dict[str, bool] = {}
+        figures: dict[str, Any] = {"nodes": 3, "load_average_before": os.getloadavg()}
         try:
-            with cluster(workers=2) as nodes:
-                figures: dict[str, Any] = {"cluster_start_s": round(time.monotonic() - started, 1), "nodes": 3}
-                try:
-                    claims, told = rollouts(scratch, nodes, options.tasks)
-                finally:
-                    ray_cluster.load().shutdown()  # before its cluster ends: it would wait for it
-                figures |= told
-            if not options.rollouts_only:
+            for name in options.only or PARTS:
+                (scratch / name).mkdir()
+                started = time.monotonic()
                 with cluster(workers=2) as nodes:
-                    more, told = loop(scratch, nodes)
+                    figures[f"{name}: cluster_start_s"] = round(time.monotonic() - started, 1)
+                    try:
+                        more, told = parts[name](scratch / name, nodes)
+                    finally:
+                        ray_cluster.load().shutdown()  # before its cluster ends: it would wait for it
                 claims |= more
                 figures |= told
+                print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
         finally:
             left = process.find_all()
             for running in left:
                 process.stop(running)
     claims["nothing of ours runs on"] = left == []
-    finish("ray", claims, figures)
+    finish("ray_cluster" if options.only is None else "ray_cluster-part", claims, figures)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
-from orchestrator.http import BACKOFF_S, LATER, Refused, Unavailable, jittered, request, retry_after
+from orchestrator.http import BACKOFF_S, LATER, Client, NoAnswer, Refused, Unavailable, jittered, request, retry_after
 
 #: vLLM answers 500 while it shuts down; 502 and 504 come from proxies before a server that restarts.
 POLICY_LATER = LATER | {500, 502, 504}
@@ -54,9 +52,8 @@ class Endpoint:
 
     def __init__(self, url: str, key: str | None, timeout_s: float, patience_s: float) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self.url = url
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, limits=limits)
+        self.http = Client(url, headers, timeout_s)
         self.version: str | None = None  # of the weights, where they are known
         self.current = True  # False: it may hold other weights than it should
         self.running = 0  # requests
@@ -206,16 +203,16 @@ class Endpoints:
                 await self._renew(endpoint)
             with endpoint.request():
                 version = endpoint.version
-                response = await endpoint.http.post(path, json=body)
+                response = await endpoint.http.request("POST", path, body)
             if response.status_code < 400:
                 answer = Answer(read(response.json()), version)
                 endpoint.succeeded()
                 return answer
-        except httpx.RequestError as error:
-            endpoint.failed(at_once=isinstance(error, httpx.ConnectError))
+        except NoAnswer as error:
+            endpoint.failed(at_once=error.refused)
             if self._unreachable is not None:
                 await self._unreachable()
-            raise _AskAgainError(f"{type(error).__name__} {error}".strip()) from error
+            raise _AskAgainError(str(error)) from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
             endpoint.failed()
             raise _AskAgainError(f"a reply that is no completion ({type(error).__name__})") from error
@@ -267,7 +264,7 @@ class Endpoints:
             try:
                 async with endpoint.drained():
                     await self._prepare(endpoint)
-            except (RuntimeError, httpx.TransportError) as error:
+            except (RuntimeError, NoAnswer) as error:
                 endpoint.failed(at_once=True)
                 raise _AskAgainError(str(error)) from error
         endpoint.current = True
@@ -286,7 +283,7 @@ class Endpoints:
                     await prepare(endpoint)
                 endpoint.current = True
                 endpoint.succeeded()
-            except (RuntimeError, httpx.TransportError) as error:
+            except (RuntimeError, NoAnswer) as error:
                 endpoint.failed(at_once=True)
                 failures.append((endpoint.url, error))
             self._wake()

@@ -56,7 +56,7 @@ class StageProgress:
         self._show(self._done, "")
 
     def job(self, event: dict[str, Any]) -> None:
-        """A training job's progress line."""
+        """A training job's progress line, or a `note` of what starts it."""
         if event.get("event") == "start":
             self.total(int(event.get("steps", 0)), "steps")
         elif event.get("event") == "step":
@@ -66,6 +66,8 @@ class StageProgress:
         elif event.get("event") == "restart":
             said = f"{event['reason']}; it is started again and resumes ({event['attempt']} of {event['of']})"
             self._display.note(f"  {self._name}: {said}")
+        elif event.get("event") == "note":
+            self._display.note(str(event.get("message", "")))
 
     def _show(self, done: int, detail: str) -> None:
         self._display.bars.update(self._bar, completed=done, detail=detail)

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import httpx
-
-from orchestrator.http import jittered
+from orchestrator.http import Client, jittered
 
 #: Seconds after which a name is looked up again: replicas come and go.
 REFRESH_S = 5.0
@@ -28,9 +26,7 @@ class Replica:
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
         self.url = url
-        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self.http = httpx.AsyncClient(base_url=url, headers=dict(headers), timeout=timeout, limits=limits)
+        self.http = Client(url, headers, timeout_s, CONNECT_TIMEOUT_S)
         self.sessions: set[str] = set()
         self.running = 0  # calls that any replica could have been asked
         self.aside_until = 0.0

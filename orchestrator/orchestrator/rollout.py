@@ -53,7 +53,7 @@ async def run(
         return rollout
     await close_leftovers(env, run_id)
     queue = iter(list(wanted.values()))
-    with jsonl.JsonLinesWriter(out) as writer:
+    async with jsonl.SharedWriter(out) as writer:
 
         async def worker() -> None:
             for assignment in queue:
@@ -64,7 +64,7 @@ async def run(
                     if isinstance(error, Unavailable):
                         raise  # the service is gone for good: going on would burn every task's patience
                     continue
-                _append(writer, episode)
+                await _append(writer, episode, out)
                 rollout.episodes.append(episode)
                 finished(episode)
 
@@ -107,10 +107,10 @@ async def play_one(what: Assignment, env: EnvClient, player: Player, run_id: str
             conversation.restarts += 1
 
 
-def _append(writer: jsonl.JsonLinesWriter, episode: Episode) -> None:
+async def _append(writer: jsonl.SharedWriter, episode: Episode, out: Path) -> None:
     try:
-        writer.append(episode)
+        await writer.append(episode)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RolloutError(f"The disk is full: {writer.path} could not be written ({error.strerror}). Free some space.") from error
+        raise RolloutError(f"The disk is full: {out} could not be written ({error.strerror}). Free some space.") from error

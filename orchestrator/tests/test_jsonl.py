@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -48,6 +49,48 @@ def test_a_full_disk_in_mid_line_leaves_the_lines_before_it(tmp_path: Path, monk
         monkeypatch.undo()
     assert [e.reward for e in jsonl.read(file, Episode)] == [0.0]
     assert file.read_bytes().endswith(b"\n")
+
+
+def test_what_many_tasks_write_is_flushed_together_and_each_line_is_there_when_its_task_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, flush, flushes = tmp_path / "e.jsonl", os.fsync, []
+
+    def counted(fd: int) -> None:
+        flushes.append(fd)
+        flush(fd)
+
+    monkeypatch.setattr(os, "fsync", counted)
+
+    async def main() -> None:
+        async with jsonl.SharedWriter(file) as writer:
+
+            async def one(number: int) -> None:
+                await writer.append(episode(number, float(number)))
+                assert float(number) in [e.reward for e in jsonl.read(file, Episode)]
+
+            await asyncio.gather(*map(one, range(50)))
+            await asyncio.gather(one(50), one(51))
+
+    asyncio.run(main())
+    assert len(list(jsonl.read(file, Episode))) == 52
+    assert len(flushes) <= 4
+
+
+def test_all_that_were_to_be_flushed_to_a_full_disk_are_told_and_the_next_may_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        async with jsonl.SharedWriter(tmp_path / "e.jsonl") as writer:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", full)
+                told = await asyncio.gather(*(writer.append(episode(n, 0.0)) for n in range(3)), return_exceptions=True)
+            assert [type(error) for error in told] == [OSError] * 3
+            await writer.append(episode(7, 1.0))
+
+    asyncio.run(main())
+    assert [e.reward for e in jsonl.read(tmp_path / "e.jsonl", Episode)] == [1.0]
 
 
 def test_a_damaged_line_is_named_with_file_and_number(tmp_path: Path) -> None:
