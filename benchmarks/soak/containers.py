@@ -22,6 +22,7 @@ At the end `down -v` must leave nothing. Needs root and an engine with compose. 
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +62,7 @@ def main() -> int:
     figures: dict[str, Any] = {"load": {}}
     down = ("--profile", "*", "down", "-v", "--remove-orphans")
     compose(*down)  # what an interrupted soak left
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is taken down then too
     try:
         for part in chosen:
             print(f"-- {part.__name__}, load {os.getloadavg()[0]:.1f}", flush=True)
