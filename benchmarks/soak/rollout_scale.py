@@ -6,8 +6,8 @@
 The command `eto rollout` plays WebShop's sample (search, look at a product, buy: three turns) with a scripted policy server
 (tests/chat_server.py, a process of its own), twice: with one that answers SLOTS requests at a time, each in SERVICE_S, as a model's server
 is bound by its batch; and with one that answers at once, so that only CPU bounds the run. Claims of both: no episode is lost, each is
-there once; so many sessions were open at once; the orchestrator's largest resident memory is under 1 GB; and its throughput is at least 80 % of
-the bottleneck's own maximum:
+there once; so many sessions were open at once; the orchestrator's largest resident memory is under 1 GB; and its throughput is at least
+80 % of the bottleneck's own maximum:
 
 - Throughput: all turns by all seconds of the command, its start and its tail included.
 - The bottleneck: the slower of the two services, environment and policy server, each alone.
