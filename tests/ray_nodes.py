@@ -16,6 +16,7 @@ from pathlib import Path
 from tiny_run import free_port
 
 START_S = 180.0
+TRIES = 3
 #: A resource of every node but the head.
 WORKER = "worker"
 #: Bytes of a node's object store, the least that Ray takes, and of memory it offers.
@@ -82,10 +83,9 @@ def cluster(workers: int = 2, environment: dict[str, str] | None = None) -> Iter
         head = ["--head", "--port", str(port), "--temp-dir", str(folder / "t"), "--ray-client-server-port", str(free_port())]
         made.start_node(*head, "--include-dashboard", "true", "--dashboard-port", str(jobs))
         made.address = f"{_address(made)}:{port}"
-        _wait(made, 1)
+        assert _waited(made, 1), made.log()
         for number in range(workers):  # one by one: two that begin at once on one machine take each other for themselves
-            made.start_node("--address", made.address, "--resources", json.dumps({WORKER: 1}))
-            _wait(made, 2 + number)
+            _add_worker(made, 2 + number)
         yield made
     finally:
         for node in made.nodes:
@@ -101,20 +101,35 @@ def _address(made: Cluster) -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _wait(made: Cluster, nodes: int) -> None:
+def _add_worker(made: Cluster, nodes: int) -> None:
+    """Ray gives up on a node that needs more than 30 s to start, as on a busy machine; then there is another try."""
+    before = made.raylets()
+    for _ in range(TRIES):
+        made.start_node("--address", made.address, "--resources", json.dumps({WORKER: 1}))
+        if _waited(made, nodes):
+            return
+        made.nodes.pop()
+        for node, pid in made.raylets().items():
+            if node not in before:
+                _signal(pid, signal.SIGKILL)
+    raise AssertionError(made.log())
+
+
+def _waited(made: Cluster, nodes: int) -> bool:
+    """Wait until so many are up; False where the last one ended by itself."""
     from ray.util.state import list_nodes
 
     deadline = time.monotonic() + START_S
-    while True:
-        assert all(node.poll() is None for node in made.nodes), made.log()
-        assert time.monotonic() < deadline, made.log()
+    reason: Exception | None = None
+    while made.nodes[-1].poll() is None:
+        assert time.monotonic() < deadline, (reason, made.log())
         try:
             if sum(n.state == "ALIVE" for n in list_nodes(address=made.jobs)) >= nodes:
-                return
+                return True
         except Exception as error:  # the dashboard comes up in steps, each with its own error
             reason = error
         time.sleep(0.5)
-        assert time.monotonic() < deadline, (reason, made.log())
+    return False
 
 
 def _descendants(pid: int) -> list[int]:

@@ -111,6 +111,26 @@ def test_a_server_that_only_fails_costs_no_episode_while_another_answers(fault: 
     assert asked["bad"] <= 60 if fault[0] == 429 else asked["bad"] <= 20  # "too many requests" is no failure, only a "not now"
 
 
+@pytest.mark.parametrize("bytes_sent", [b"", b"220 mail.example ESMTP\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"])
+def test_a_server_that_hangs_up_or_speaks_something_else_costs_no_episode_while_another_answers(bytes_sent: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes_sent)
+        writer.close()
+
+    async def main() -> None:
+        other = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        with ScriptedPolicy(lambda m, n: "fine") as good:
+            async with other, PolicyClient([url, good.url], "m", patience_s=20.0) as client:
+                conversations = [Conversation("t") for _ in range(4)]
+                answers = await asyncio.gather(*(episode(client, 3, c) for c in conversations))
+                assert {a.text for some in answers for a in some} == {"fine"}
+                assert sum(c.retries for c in conversations) >= 1
+
+    asyncio.run(main())
+
+
 def test_what_every_server_refuses_is_told_at_once() -> None:
     async def work(client: PolicyClient) -> None:
         with pytest.raises(Refused, match="no such model"):

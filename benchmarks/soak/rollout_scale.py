@@ -4,16 +4,19 @@
     make soak ONLY=rollout_scale, or benchmarks/soak/rollout_scale.py [--concurrency 2000] [--episodes 6000]
 
 The command `eto rollout` plays WebShop's sample (search, look at a product, buy: three turns) with a scripted policy server
-(tests/chat_server.py, a process of its own). Claims: no episode is lost, each is there once; so many sessions were open at once; the
-orchestrator's largest resident memory is under 1 GB; and its throughput is at least 80 % of the bottleneck's own maximum:
+(tests/chat_server.py, a process of its own), twice: with one that answers SLOTS requests at a time, each in SERVICE_S, as a model's server
+is bound by its batch; and with one that answers at once, so that only CPU bounds the run. Claims of both: no episode is lost, each is
+there once; so many sessions were open at once; the orchestrator's largest resident memory is under 1 GB; and its throughput is at least
+80 % of the bottleneck's own maximum:
 
-- Throughput: all episodes by all seconds of the command, its start and its tail included.
+- Throughput: all turns by all seconds of the command, its start and its tail included.
 - The bottleneck: the slower of the two services, environment and policy server, each alone.
 - Its own maximum: the same requests of the same episodes, sent by a generator that does nothing else (load_generator.py), in the same run,
   with 64 and with `--concurrency` connections; the better of the two counts.
 
-So the orchestrator itself is never the yardstick, though all share this machine's cores: a part alone has the core for itself that the
-orchestrator's process takes otherwise. Told beside it: the CPU of every part for a turn. Writes benchmarks/out/soak-rollout_scale.json.
+So the orchestrator itself is never the yardstick. Where only CPU bounds the run, the parts compete for the machine's cores: a service alone
+has the core for itself that the orchestrator takes otherwise, and on two cores 80 % would need an orchestrator that costs next to nothing.
+Told beside it: the CPU of every part for a turn. Writes benchmarks/out/soak-rollout_scale.json.
 """
 
 import argparse
@@ -39,6 +42,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "soak"))
 LARGEST_RSS_MB = 1000
 LEAST_SHARE = 0.8
 FEW_CONNECTIONS = 64
+SLOTS, SERVICE_S = 256, 1.0
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -86,9 +90,8 @@ class Parts:
         return told
 
 
-def rollout(env_url: str, policy_url: str, out: Path, options: argparse.Namespace) -> tuple[float, float, float]:
+def rollout(env_url: str, policy_url: str, out: Path, samples: int, options: argparse.Namespace) -> tuple[float, float, float]:
     """`eto rollout` as a person types it: seconds, seconds of CPU, largest resident memory in MB. Raises CalledProcessError."""
-    samples = -(-options.episodes // options.tasks)
     command = [str(Path(sys.executable).with_name("eto")), "rollout", "--env", "webshop", "--split", "sample-train", "--no-example"]
     command += ["--env-url", env_url, "--policy-url", policy_url, "--samples", str(samples), "--max-steps", "10"]
     command += ["--concurrency", str(options.concurrency), "--out", str(out)]
@@ -117,44 +120,40 @@ def alone(env_url: str, policy_url: str, played: list[Episode], parts: Parts, op
     return told
 
 
-def soak(scratch: Path, options: argparse.Namespace) -> tuple[dict[str, bool], dict[str, Any]]:
-    """What was claimed and whether it holds, and the figures."""
+def arm(
+    name: str, env: process.Running, out: Path, tasks: int, options: argparse.Namespace, **server: float
+) -> tuple[dict[str, bool], dict[str, Any]]:
+    """What was claimed with a policy server of these options and whether it holds, and the figures."""
     import chat_server
     from tiny_run import free_port
 
-    os.environ["ETO_WEBSHOP_CATALOGUE"] = "sample"
-    os.environ["ETO_ENV_MAX_SESSIONS"] = str(options.concurrency + FEW_CONNECTIONS)
-    service = services.env_service(EnvSection(name="webshop", port=free_port(), max_engines=options.concurrency))
-    env = asyncio.run(services.ensure(service))
+    samples = -(-(options.paced_episodes if server else options.episodes) // tasks)
     port = free_port()
-    policy_url, policy = f"http://127.0.0.1:{port}", chat_server.start(port, script="webshop")
+    policy_url, policy = f"http://127.0.0.1:{port}", chat_server.start(port, script="webshop", **server)
     try:
-        options.tasks = len(httpx.post(f"{service.url}/webshop/tasks", json={"split": "sample-train"}, timeout=60).json()["tasks"])
-        parts, sessions = Parts(env.pid, policy.pid), Sessions(service.url)
+        parts, sessions = Parts(env.pid, policy.pid), Sessions(env.url)
         sessions.start()
-        seconds, cpu, rss_mb = rollout(service.url, policy_url, scratch / "episodes.jsonl", options)
+        seconds, cpu, rss_mb = rollout(env.url, policy_url, out, samples, options)
         sessions.over.set()
         sessions.join()
-        played = list(jsonl.read(scratch / "episodes.jsonl", Episode))
+        played = list(jsonl.read(out, Episode))
         turns = sum(len(e.steps) for e in played)
         cpu_ms = {"orchestrator": round(1000 * cpu / turns, 3), **parts.ms_a_turn(turns)}
-        print(f"eto rollout: {turns / seconds:.0f} turns/s, {rss_mb:.0f} MB", flush=True)
-        services_alone = alone(service.url, policy_url, played, parts, options)
+        print(f"{name}: {turns / seconds:.0f} turns/s, {rss_mb:.0f} MB", flush=True)
+        services_alone = alone(env.url, policy_url, played, parts, options)
     finally:
         policy.kill()
         policy.wait()
     slower = min(services_alone, key=lambda name: float(services_alone[name]["turns_per_s"]))
     share = turns / seconds / services_alone[slower]["turns_per_s"]
-    expected = options.tasks * -(-options.episodes // options.tasks)
     claims = {
-        f"no episode is lost: {expected}, each once": len(played) == len({e.key for e in played}) == expected,
-        "none began anew and no request was sent again": not any(e.restarts or e.retries for e in played),
-        f"{options.concurrency} sessions were open at once": sessions.most >= 0.99 * options.concurrency,
-        f"the orchestrator's memory stays under {LARGEST_RSS_MB} MB": rss_mb < LARGEST_RSS_MB,
-        f"throughput is at least {LEAST_SHARE:.0%} of the bottleneck's own maximum": share >= LEAST_SHARE,
+        f"{name}: no episode is lost: {tasks * samples}, each once": len(played) == len({e.key for e in played}) == tasks * samples,
+        f"{name}: none began anew and no request was sent again": not any(e.restarts or e.retries for e in played),
+        f"{name}: {options.concurrency} sessions were open at once": sessions.most >= 0.99 * options.concurrency,
+        f"{name}: the orchestrator's memory stays under {LARGEST_RSS_MB} MB": rss_mb < LARGEST_RSS_MB,
+        f"{name}: throughput is at least {LEAST_SHARE:.0%} of the bottleneck's own maximum": share >= LEAST_SHARE,
     }
     return claims, {
-        "concurrency": options.concurrency,
         "most_sessions_seen": sessions.most,
         "episodes": len(played),
         "turns": turns,
@@ -166,14 +165,33 @@ def soak(scratch: Path, options: argparse.Namespace) -> tuple[dict[str, bool], d
         "bottleneck": slower,
         "share_of_its_maximum": round(share, 3),
         "alone": services_alone,
+        "load_average": os.getloadavg(),
     }
+
+
+def soak(scratch: Path, options: argparse.Namespace) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Both arms on one environment service."""
+    from tiny_run import free_port
+
+    os.environ["ETO_WEBSHOP_CATALOGUE"] = "sample"
+    os.environ["ETO_ENV_MAX_SESSIONS"] = str(options.concurrency + FEW_CONNECTIONS)
+    service = services.env_service(EnvSection(name="webshop", port=free_port(), max_engines=options.concurrency))
+    env = asyncio.run(services.ensure(service))
+    tasks = len(httpx.post(f"{env.url}/webshop/tasks", json={"split": "sample-train"}, timeout=60).json()["tasks"])
+    claims, paced = arm("bound by the model", env, scratch / "paced.jsonl", tasks, options, slots=SLOTS, service_s=SERVICE_S)
+    more, unpaced = arm("bound by CPU", env, scratch / "unpaced.jsonl", tasks, options)
+    figures = {"concurrency": options.concurrency, "slots": SLOTS, "service_s": SERVICE_S, "bound_by_model": paced, "bound_by_cpu": unpaced}
+    return claims | more, figures
 
 
 def main() -> None:
     """Play, drive the services alone, compare."""
     parser = argparse.ArgumentParser(description="Thousands of episodes at a time in one orchestrator process.")
     parser.add_argument("--concurrency", type=int, default=2000, help="episodes at a time (default 2000)")
-    parser.add_argument("--episodes", type=int, default=6000, help="at least so many: whole samples of the split (default 6000)")
+    parser.add_argument(
+        "--episodes", type=int, default=6000, help="bound by CPU, at least so many: whole samples of the split (default 6000)"
+    )
+    parser.add_argument("--paced-episodes", type=int, default=2400, help="bound by the model (default 2400)")
     options = parser.parse_args()
     import playing
 
