@@ -74,13 +74,21 @@ def run(
     ] = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages, what each will take, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list with an object for each stage.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print report.json, progress on standard error; with --dry-run the stages, with --reproduce what is the same."
+        ),
+    ] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
+    from rich.console import Console
+
     from orchestrator import commands, pipeline, take_over
     from orchestrator.config import ConfigError
     from orchestrator.config_file import load_config
     from orchestrator.progress import Display
+    from orchestrator.report import write_report
     from orchestrator.run_index import run_folder
     from orchestrator.run_store import open_run
 
@@ -93,13 +101,11 @@ def run(
         config, overrides = again / "config.yaml", {"name": f"{again.resolve().name}-again", **overrides}
     assert config is not None  # noqa: S101 - one of the two was given
     loaded = load_config(config, overrides)
-    if as_json and not dry_run:
-        raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
     taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     if dry_run:
         _run(commands.dry_run(loaded, runs, taken, as_json))
         return
-    display = Display()
+    display = Display(Console(stderr=True) if as_json else None)
     store = open_run(runs, loaded)
     with store.locked():
         if taken is not None:
@@ -109,18 +115,21 @@ def run(
                 display.note(f"note: {note}")
         take_over.check_whole(store)
         _run(pipeline.run(loaded, store, display, keep_services))
-        _report(store.path, display.console)
+        if as_json and again is None:
+            typer.echo(write_report(store.path).to_json(), nl=False)
+        else:
+            _report(store.path, display.console)
     if again is not None:
-        _compare_again(again, store.path)
+        _compare_again(again, store.path, as_json)
 
 
-def _compare_again(first: Path, second: Path) -> None:
+def _compare_again(first: Path, second: Path, as_json: bool) -> None:
     from orchestrator.run_store import RunStore, read_manifest
 
     versions = [read_manifest(RunStore(folder)).get("code_version") for folder in (first, second)]
     if versions[0] != versions[1]:
-        typer.echo(f"note: {first} was begun by code version {versions[0]}, {second} by {versions[1]}")
-    if not cli_runs.print_same(first, second):
+        typer.echo(f"note: {first} was begun by code version {versions[0]}, {second} by {versions[1]}", err=True)
+    if not cli_runs.print_same(first, second, as_json):
         typer.echo("not reproduced to the last record (docs/ui.md, The same run again)", err=True)
         raise typer.Exit(1)
 
@@ -223,11 +232,12 @@ def pairs(
 def train(
     job: Annotated[Path, typer.Argument(help="A job file (docs/formats.md, Training job).")],
     accelerate: Annotated[Path | None, typer.Option(help="An accelerate config file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {output, version, metrics}; progress goes to standard error.")] = False,
 ) -> None:
     """Run a training job on this machine and show its progress."""
     from orchestrator import commands
 
-    _run(commands.train(job, accelerate))
+    _run(commands.train(job, accelerate, as_json))
 
 
 @data_app.command("import")
@@ -281,19 +291,25 @@ def data_check(
 
 
 @services_app.command("up")
-def services_up(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+def services_up(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, url, pid}.")] = False,
+) -> None:
     """Start services and wait until they are ready."""
     from orchestrator import commands
 
-    _run(commands.services_up(names))
+    _run(commands.services_up(names, as_json))
 
 
 @services_app.command("down")
-def services_down(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+def services_down(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of the names that were stopped.")] = False,
+) -> None:
     """Stop services that were started here."""
     from orchestrator import commands
 
-    commands.services_down(names)
+    commands.services_down(names, as_json)
 
 
 @services_app.command("status")
