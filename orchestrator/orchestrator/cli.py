@@ -75,10 +75,7 @@ def run(
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages, what each will take, and stop.")] = False,
     as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print report.json, progress on standard error; with --dry-run the stages, with --reproduce what is the same."
-        ),
+        bool, typer.Option("--json", help="Print report.json; of --dry-run the stages, of --reproduce what is the same.")
     ] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
