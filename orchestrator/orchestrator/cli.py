@@ -186,6 +186,9 @@ def rollout(
         typer.Option(help="An OpenAI-compatible server; repeat for several. Keys: ETO_POLICY_TOKEN. Default: ETO_POLICY_URL, else :8000."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model name in requests.")] = "policy",
+    template: Annotated[
+        Path | None, typer.Option(help="A chat template (Jinja file or model directory): prompts are made here, completions asked for.")
+    ] = None,
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
@@ -209,7 +212,7 @@ def rollout(
     given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
     urls, settings = commands.rollout_settings(policy_url or [], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json))
+    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template))
 
 
 @app.command()

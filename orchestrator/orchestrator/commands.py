@@ -11,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator import chat_template, jsonl, pairs, process, services, versions
 from orchestrator import estimate as estimates
-from orchestrator import jsonl, pairs, process, services, versions
 from orchestrator import rollout as rollouts
 from orchestrator.config import ENV_PORTS, ConfigError, EnvSection, PolicySection, RolloutSection, RunConfig, TaskSet, policy_urls
 from orchestrator.env_client import EnvClient
@@ -69,8 +69,10 @@ async def rollout(
     out: Path,
     seed: int,
     as_json: bool = False,
+    template: Path | None = None,
 ) -> None:
     """`eto rollout`."""
+    made = chat_template.load(template) if template is not None else None
     sampling = Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -80,7 +82,7 @@ async def rollout(
     )
     async with (
         EnvClient(env_address(env_name, env_url), env_name, patience_s=PATIENCE_S) as env,
-        PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
+        PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s, template=made) as client,
     ):
         player = Player(
             client,
