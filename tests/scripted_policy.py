@@ -19,6 +19,7 @@ class ScriptedPolicy:
 
     script: Script
     requests: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     url: str = ""
     most_at_once: int = 0
     _now: int = 0
@@ -35,6 +36,7 @@ class ScriptedPolicy:
                 with policy._lock:
                     number = len(policy.requests)
                     policy.requests.append(body)
+                    policy.paths.append(self.path)
                     policy._now += 1
                     policy.most_at_once = max(policy.most_at_once, policy._now)
                 try:

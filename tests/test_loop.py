@@ -40,7 +40,7 @@ def test_a_run_whose_orchestrator_is_killed_in_explore_and_whose_policy_is_kille
     policy = process.find("policy")
     assert policy is not None
     kill(policy.pid)
-    assert eto.wait(400) == 0, run.log.read_text()
+    assert eto.wait(600) == 0, run.log.read_text()
 
     run.check_complete()
     assert {stage: run.done()[stage] for stage in before} == before  # nothing finished was done again
@@ -91,7 +91,7 @@ def test_another_run_goes_on_from_its_pairs_with_dpo_settings_of_its_own(run: Ru
     training = {"batch_size": 4, "micro_batch_size": 4, "max_length": 1024, "precision": "fp32"}
     arm = Run(run.config.parent, "arm", **HELD_OUT, dpo={**training, "epochs": 1, "learning_rate": 1e-3})
     eto = arm.start("--from", "loop:pairs-1")
-    assert eto.wait(300) == 0, arm.log.read_text()
+    assert eto.wait(600) == 0, arm.log.read_text()
     arm.check_complete()
     records = {stage: json.loads(text) for stage, text in arm.done().items()}
     taken = {stage for stage, record in records.items() if record.get("taken_from")}

@@ -88,7 +88,7 @@ class Run:
             assert len(set(keys)) == len(keys) == count, (stage, keys)
 
 
-def wait_for(what: Callable[[], bool], eto: subprocess.Popen[bytes], run: Run, timeout_s: float = 300) -> None:
+def wait_for(what: Callable[[], bool], eto: subprocess.Popen[bytes], run: Run, timeout_s: float = 600) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert eto.poll() is None, run.log.read_text()

@@ -1,12 +1,11 @@
 #!.venv/bin/python
 """Whole runs of the loop with real parts, killed in each stage or at random until they are complete, against an undisturbed one.
 
-    make soak ONLY=loop, or benchmarks/soak/loop.py [--runs 4] [--seed 0]
+    make soak ONLY=loop, or benchmarks/soak/loop.py [--runs 4] [--seed 0] [--calm FOLDER]
 
 Each run is the smallest one of tests/tiny_run.py. In the first disturbed one the orchestrator is killed with SIGKILL once in every
-stage, and with it who works for it there (the training job; in evaluations the policy server). In the others one of the orchestrator,
-the policy server, the environment service, a JVM, or a training job is killed every few seconds, at random. The orchestrator is
-started again when it has ended.
+stage, and with it the training job where there is one. In the others one of the orchestrator, the policy server, the environment
+service, a JVM, or a training job is killed every few seconds, at random. The orchestrator is started again when it has ended.
 
 A run must end complete: every stage, every episode once, a stage that was finished never done again. It must hold the undisturbed run's
 very episodes, pairs and weights, and its final report must be the undisturbed run's but for clocks, names and ports. One episode is
@@ -119,11 +118,10 @@ def kill_in_each_stage(run: Any) -> tuple[Counter[str], int]:
             shutil.rmtree(folder)
             continue
         kills[f"{stages[0]}: orchestrator"] += 1
-        worker = own or (victims(run.folder, 0).get("policy", []) if stages[0].startswith("evaluate") else [])
-        for pid in worker:
+        for pid in own:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            kills[f"{stages[0]}: {'training job' if own else 'policy server'}"] += 1
+                kills[f"{stages[0]}: training job"] += 1
         stages.pop(0)
     eto, starts = run.start(), starts + 1
     assert eto.wait(LONGEST_S) == 0, run.log.read_text()
@@ -135,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Runs of the loop, killed at random.")
     parser.add_argument("--runs", type=int, default=4, help="disturbed runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--calm", type=Path, help="compare with this undisturbed run instead of making one")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="eto-soak-") as scratch:
@@ -151,7 +150,7 @@ def main() -> None:
         from orchestrator import process
 
         try:
-            results = soak(Path(scratch), options.runs, rng, steady)
+            results = soak(Path(scratch), options.runs, rng, steady, options.calm)
         finally:
             for running in process.find_all():
                 process.stop(running)
@@ -160,12 +159,14 @@ def main() -> None:
     print(json.dumps(results, indent=1))
 
 
-def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path], Any]) -> dict[str, object]:
+def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path], Any], given: Path | None) -> dict[str, object]:
     """The undisturbed run and the disturbed ones; AssertionError where one is not as it must be."""
-    calm = run_class(_folder(scratch, "calm"))
-    started = time.monotonic()
-    eto = calm.start()
-    assert eto.wait(LONGEST_S) == 0, calm.log.read_text()
+    calm, started = run_class(_folder(scratch, "calm")), time.monotonic()
+    if given is None:
+        eto = calm.start()
+        assert eto.wait(LONGEST_S) == 0, calm.log.read_text()
+    else:
+        calm.folder = given
     calm.check_complete()
     calm_s = time.monotonic() - started
     print(f"undisturbed: {calm_s:.0f} s", flush=True)

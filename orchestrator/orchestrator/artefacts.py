@@ -78,6 +78,8 @@ def pull(name: str, url: str, runs: Path, note: Note = lambda text: None) -> Mov
 
     A pull that was cut off goes on where it was. A run of this name here is left alone, unless it is the same to the byte.
     """
+    if not name or name != PurePosixPath(name).name or name.startswith("."):
+        raise StoreError(f"{name!r} is no run's name: give the name alone, and its place as the URL.")
     with _opened(url) as (fs, root):
         url = _without_password(url)
         there = f"{root}/{name}"

@@ -75,13 +75,18 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop when that stage is finished.")] = None,
     keep_services: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages, what each will take, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a list with an object for each stage.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print report.json; of --dry-run the stages, of --reproduce what is the same.")
+    ] = False,
 ) -> None:
     """Carry out a whole ETO run: SFT, evaluate, explore, pair, DPO, evaluate. Started again, it goes on where it was."""
+    from rich.console import Console
+
     from orchestrator import commands, pipeline, take_over
     from orchestrator.config import ConfigError
     from orchestrator.config_file import load_config
     from orchestrator.progress import Display
+    from orchestrator.report import write_report
     from orchestrator.run_index import run_folder
     from orchestrator.run_store import open_run
 
@@ -95,13 +100,11 @@ def run(
     assert config is not None  # noqa: S101 - one of the two was given
     loaded = load_config(config, overrides)
     steps = pipeline.plan_until(loaded, until)
-    if as_json and not dry_run:
-        raise ConfigError("--json tells what --dry-run would; a run's numbers as JSON are printed by `eto report --json`.")
     taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     if dry_run:
         _run(commands.dry_run(loaded, runs, steps, taken, as_json))
         return
-    display = Display()
+    display = Display(Console(stderr=True) if as_json else None)
     store = open_run(runs, loaded)
     with store.locked():
         if taken is not None:
@@ -111,18 +114,21 @@ def run(
                 display.note(f"note: {note}")
         take_over.check_whole(store)
         _run(pipeline.run(loaded, store, display, steps, keep_services))
-        _report(store.path, display.console)
+        if as_json and again is None:
+            typer.echo(write_report(store.path).to_json(), nl=False)
+        else:
+            _report(store.path, display.console)
     if again is not None:
-        _compare_again(again, store.path)
+        _compare_again(again, store.path, as_json)
 
 
-def _compare_again(first: Path, second: Path) -> None:
+def _compare_again(first: Path, second: Path, as_json: bool) -> None:
     from orchestrator.run_store import RunStore, read_manifest
 
     versions = [read_manifest(RunStore(folder)).get("code_version") for folder in (first, second)]
     if versions[0] != versions[1]:
-        typer.echo(f"note: {first} was begun by code version {versions[0]}, {second} by {versions[1]}")
-    if not cli_runs.print_same(first, second):
+        typer.echo(f"note: {first} was begun by code version {versions[0]}, {second} by {versions[1]}", err=True)
+    if not cli_runs.print_same(first, second, as_json):
         typer.echo("not reproduced to the last record (docs/ui.md, The same run again)", err=True)
         raise typer.Exit(1)
 
@@ -182,6 +188,9 @@ def rollout(
         typer.Option(help="An OpenAI-compatible server; repeat for several. Keys: ETO_POLICY_TOKEN. Default: ETO_POLICY_URL, else :8000."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model name in requests.")] = "policy",
+    template: Annotated[
+        Path | None, typer.Option(help="A chat template (Jinja file or model directory): prompts are made here, completions asked for.")
+    ] = None,
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
@@ -205,7 +214,7 @@ def rollout(
     given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
     urls, settings = commands.rollout_settings(policy_url or [], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json))
+    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template))
 
 
 @app.command()
@@ -225,11 +234,12 @@ def pairs(
 def train(
     job: Annotated[Path, typer.Argument(help="A job file (docs/formats.md, Training job).")],
     accelerate: Annotated[Path | None, typer.Option(help="An accelerate config file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {output, version, metrics}; progress goes to standard error.")] = False,
 ) -> None:
     """Run a training job on this machine and show its progress."""
     from orchestrator import commands
 
-    _run(commands.train(job, accelerate))
+    _run(commands.train(job, accelerate, as_json))
 
 
 @data_app.command("import")
@@ -283,19 +293,25 @@ def data_check(
 
 
 @services_app.command("up")
-def services_up(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+def services_up(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, url, pid}.")] = False,
+) -> None:
     """Start services and wait until they are ready."""
     from orchestrator import commands
 
-    _run(commands.services_up(names))
+    _run(commands.services_up(names, as_json))
 
 
 @services_app.command("down")
-def services_down(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+def services_down(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of the names that were stopped.")] = False,
+) -> None:
     """Stop services that were started here."""
     from orchestrator import commands
 
-    commands.services_down(names)
+    commands.services_down(names, as_json)
 
 
 @services_app.command("status")

@@ -12,6 +12,13 @@ RunsDir = Annotated[Path, typer.Option("--runs", help="Folder of the run directo
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The runs whose names begin so: for the shell's completion."""
+    from orchestrator.run_index import find_runs
+
+    return [f.name for f in find_runs(Path(ctx.params.get("runs") or "runs")) if f.name.startswith(incomplete)]
+
+
 @app.command("list")
 def list_runs(runs: RunsDir = Path("runs"), as_json: Json = False) -> None:
     """List the runs: state, stages done, and the last evaluation's mean score (0..1)."""
@@ -44,7 +51,9 @@ def list_runs(runs: RunsDir = Path("runs"), as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="A run's name, or its directory.")], runs: RunsDir = Path("runs"), as_json: Json = False
+    run: Annotated[str, typer.Argument(help="A run's name, or its directory.", autocompletion=known_runs)],
+    runs: RunsDir = Path("runs"),
+    as_json: Json = False,
 ) -> None:
     """Show a run: its stages, and every evaluated policy with n and 95 % intervals."""
     from orchestrator.progress import terminal
@@ -71,8 +80,10 @@ def show(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:POLICY; without a policy the last that was evaluated.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="RUN or RUN:POLICY.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="RUN or RUN:POLICY; without a policy the last that was evaluated.", autocompletion=known_runs)
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="RUN or RUN:POLICY.", autocompletion=known_runs)],
     runs: RunsDir = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -136,7 +147,7 @@ def print_same(a: Path, b: Path, as_json: bool = False) -> bool:
 
 @app.command()
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their directories.")],
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their directories.", autocompletion=known_runs)],
     runs: RunsDir = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
@@ -174,7 +185,9 @@ def rm(
 
 @app.command()
 def gc(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Names of runs. Default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Names of runs. Default: all.", autocompletion=known_runs)
+    ] = None,
     runs: RunsDir = Path("runs"),
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="STAGE", help="Keep this stage's weights; repeat for more.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it nothing is.")] = False,
@@ -211,7 +224,7 @@ def gc(
 
 @app.command()
 def push(
-    run: Annotated[str, typer.Argument(help="A run's name, or its directory.")],
+    run: Annotated[str, typer.Argument(help="A run's name, or its directory.", autocompletion=known_runs)],
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://BUCKET/FOLDER, sftp://USER@HOST/FOLDER, file:///FOLDER, ...")],
     runs: RunsDir = Path("runs"),
     as_json: Json = False,

@@ -45,9 +45,13 @@ def doctor(
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("eto.yaml"),
     env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
+    as_json: Annotated[bool, typer.Option("--json", help="Print {path}.")] = False,
 ) -> None:
     """Write a configuration with every setting, explained. It asks nothing and overwrites nothing."""
     from orchestrator.config_template import write_template
 
     write_template(path, env)
+    if as_json:
+        typer.echo(json.dumps({"path": str(path)}))
+        return
     typer.echo(f"wrote {path}; next: eto doctor {path}, then eto run {path} --dry-run")

@@ -13,8 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator import chat_template, jsonl, pairs, process, services, versions
 from orchestrator import estimate as estimates
-from orchestrator import jsonl, pairs, process, services
 from orchestrator import rollout as rollouts
 from orchestrator.config import (
     ENV_PORTS,
@@ -85,8 +85,10 @@ async def rollout(
     out: Path,
     seed: int,
     as_json: bool = False,
+    template: Path | None = None,
 ) -> None:
     """`eto rollout`."""
+    made = chat_template.load(template) if template is not None else None
     sampling = Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -96,7 +98,7 @@ async def rollout(
     )
     async with (
         EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env,
-        PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s) as client,
+        PolicyClient(urls, model, patience_s=PATIENCE_S, turn_timeout_s=settings.turn_timeout_s, template=made) as client,
     ):
         player = Player(
             client,
@@ -178,19 +180,21 @@ async def dry_run(config: RunConfig, runs: Path, steps: Sequence[Stage], taken: 
     typer.echo(f"to do: {', '.join(facts)}{unknown}")
 
 
-async def train(job_file: Path, accelerate: Path | None) -> None:
+async def train(job_file: Path, accelerate: Path | None, as_json: bool = False) -> None:
     """`eto train`."""
     try:
         job: dict[str, Any] = json.loads(job_file.read_text())
         output = Path(job["output"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{job_file} is no job file ({error}); see docs/formats.md, Training job.") from error
-    display = Display()
+    display = Display(Console(stderr=True) if as_json else None)
     with display.stage(f"{job.get('method')} {output.name}", "train") as progress:
         folder = output.parent / f"{output.name}.job"
         run = partial(local.run_job, job, folder, progress.job, accelerate)
         await again.until_done(run, progress.job, TrainerSection.model_fields["retries"].default)
         progress.finish({"output": str(output)})
+    if as_json and (checkpoint := versions.read_checkpoint(output)) is not None:
+        typer.echo(json.dumps({"output": str(output), "version": checkpoint.version, "metrics": checkpoint.metrics}))
 
 
 def _chosen(names: list[str] | None) -> list[process.Service]:
@@ -201,21 +205,27 @@ def _chosen(names: list[str] | None) -> list[process.Service]:
     return [make() for name, make in known.items() if not names or name in names]
 
 
-async def services_up(names: list[str] | None) -> None:
+async def services_up(names: list[str] | None, as_json: bool = False) -> None:
     """`eto services up`."""
+    rows = []
     for service in _chosen(names):
-        typer.echo(f"{service.name}: starting...")
+        typer.echo(f"{service.name}: starting...", err=as_json)
         running = await services.ensure(service)
-        typer.echo(f"{service.name}: ready at {service.url}, pid {running.pid}")
+        typer.echo(f"{service.name}: ready at {service.url}, pid {running.pid}", err=as_json)
+        rows.append({"name": service.name, "url": service.url, "pid": running.pid})
+    if as_json:
+        typer.echo(json.dumps(rows))
 
 
-def services_down(names: list[str] | None) -> None:
+def services_down(names: list[str] | None, as_json: bool = False) -> None:
     """`eto services down`."""
     running = [r for r in process.find_all() if not names or r.name in names]
     for service in running:
         process.stop(service)
-        typer.echo(f"{service.name}: stopped")
-    if not running:
+        typer.echo(f"{service.name}: stopped", err=as_json)
+    if as_json:
+        typer.echo(json.dumps([service.name for service in running]))
+    elif not running:
         typer.echo("nothing runs here")
 
 

@@ -113,6 +113,9 @@ class PolicySection(_Section):
     )
     port: int = Field(8000, description="port when started here")
     served_name: str = Field("policy", description="model name in requests")
+    template: Path | None = Field(
+        None, description="make prompts here by this chat template (a Jinja file, or a model's directory), and ask for plain completions"
+    )
     max_model_len: int = Field(4096, ge=256, description="context in tokens when started here")
     max_num_seqs: int = Field(32, ge=1, description="sequences decoded together when started here")
     kv_cache_gib: float | None = Field(

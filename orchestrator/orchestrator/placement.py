@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from orchestrator import process, services, versions
+from orchestrator import chat_template, process, services, versions
 from orchestrator.config import EnvSection, PolicySection, RolloutSection
 from orchestrator.endpoints import Endpoint
 from orchestrator.env_client import EnvClient
@@ -50,7 +50,12 @@ class PolicyPlacement:
         self.urls = section.addresses
         #: Makes a client in any process that reaches the servers.
         self.connect = partial(
-            PolicyClient, self.urls, section.served_name, patience_s=rollout.patience_s, turn_timeout_s=rollout.turn_timeout_s
+            PolicyClient,
+            self.urls,
+            section.served_name,
+            patience_s=rollout.patience_s,
+            turn_timeout_s=rollout.turn_timeout_s,
+            template=chat_template.load(section.template) if section.template is not None else None,
         )
         self._container = PolicyContainer(section, section.docker, owner) if section.docker is not None else None
         recover = self._container.reachable if self._container is not None else self._restart_if_dead

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from orchestrator.chat_template import ChatTemplate
 from orchestrator.endpoints import Conversation, Endpoint, Endpoints
 from orchestrator.http import LATER, Refused
 from orchestrator.records import Message
@@ -49,7 +50,7 @@ class Completion:
 
 
 class PolicyClient:
-    """Chat completions of one model, served at one or several URLs. Bearer keys: `endpoints.keys`."""
+    """Chat completions of one model, served at one or several URLs; with a `template` plain completions. Bearer keys: `endpoints.keys`."""
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class PolicyClient:
         patience_s: float = 600.0,
         turn_timeout_s: float = 300.0,
         unreachable: Callable[[], Awaitable[None]] | None = None,
+        template: ChatTemplate | None = None,
     ) -> None:
         self.model = model
+        self.template = template
         urls = [urls] if isinstance(urls, str) else urls
         self.endpoints = Endpoints(urls, patience_s=patience_s, timeout_s=turn_timeout_s, unreachable=unreachable)
 
@@ -75,17 +78,19 @@ class PolicyClient:
         started = time.monotonic()
         body = {
             "model": self.model,
-            "messages": [m.model_dump() for m in messages],
+            **({"messages": [m.model_dump() for m in messages]} if self.template is None else {"prompt": self.template.render(messages)}),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": seed,
             **({"stop": sampling.stop} if sampling.stop else {}),
-            **({"logprobs": True} if sampling.record is not None else {}),
+            # of the generated token alone; completions count those beside it
+            **({"logprobs": True if self.template is None else 0} if sampling.record is not None else {}),
             **({"return_token_ids": True} if sampling.record == "ids" else {}),  # vLLM's own
         }
         try:
-            answer = await self.endpoints.ask("/v1/chat/completions", body, _read, conversation)
+            path, read = ("/v1/chat/completions", _read) if self.template is None else ("/v1/completions", _read_plain)
+            answer = await self.endpoints.ask(path, body, read, conversation)
         except Refused as error:
             if error.status == 400 and any(sign in f"{error.code} {error.message}" for sign in OVERFLOW):
                 raise ContextOverflow(error.message) from error
@@ -109,6 +114,18 @@ async def reload(endpoint: Endpoint, checkpoint: PurePath) -> None:
         raise SwapFailed(f"the policy server refused {checkpoint}: {error.message}") from error
     if not (await endpoint.call("/reset_prefix_cache") or {"success": True})["success"]:
         raise SwapFailed("requests ran during the swap: the server's prefix cache still holds the old weights' work.")
+
+
+def _read_plain(reply: Any) -> dict[str, Any]:
+    """The same of a plain completion."""
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    return {
+        "text": choice["text"] or "",
+        "prompt_tokens": usage.get("prompt_tokens", 0),
+        "completion_tokens": usage.get("completion_tokens", 0),
+        "token_ids": choice.get("token_ids"),
+        "logprobs": (choice.get("logprobs") or {}).get("token_logprobs"),
+    }
 
 
 def _read(reply: Any) -> dict[str, Any]:

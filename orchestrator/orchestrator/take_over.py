@@ -36,7 +36,7 @@ TRAINED_ON = ("train_tasks", "dev.held_out")
 FIXED = {"experts": TRAINED_ON, "explore": TRAINED_ON, "check": TRAINED_ON, "pairs": ("method", "pairs")}
 #: What a stage was made with. An evaluation with other settings than those given now is played anew, since its numbers stand beside
 #: the new ones; of other stages the difference is noted.
-PLAYED = ("seed", "rollout", "policy.max_model_len")
+PLAYED = ("seed", "rollout", "policy.max_model_len", "policy.template")
 MADE_WITH = {
     "experts": ("seed",),
     "init": ("seed",),

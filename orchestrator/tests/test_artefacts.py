@@ -201,6 +201,12 @@ def test_a_place_that_cannot_be_used_is_told_and_no_password_with_it(url: str, m
     assert "hidden" not in str(fault.value)
 
 
+@pytest.mark.parametrize("name", ["../demo", "a/b", "", ".hidden", "/etc"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is no run's name"):
+        pull(name, f"file://{tmp_path}", tmp_path / "runs")
+
+
 def test_where_a_library_is_missing_it_is_told_how_to_have_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(StoreError, match=r"install the orchestrator's `store` extra"):

@@ -244,7 +244,13 @@ def test_the_plan_as_json_is_the_list_of_stages(tmp_path):
     path.write_text(template("x", "sciworld"))
     stages = json.loads(eto("run", path, "--dry-run", "--json"))
     assert [s["name"] for s in stages][:2] == ["experts", "evaluate-base"]
-    assert "--dry-run" in eto("run", path, "--json", fails=ConfigError)
+    assert json.loads(eto("init", tmp_path / "y.yaml", "--json")) == {"path": str(tmp_path / "y.yaml")}
+
+
+def test_the_shell_completes_the_names_of_runs(runs):
+    environment = {"_ETO_COMPLETE": "complete_bash", "COMP_WORDS": f"eto runs show --runs {runs} d", "COMP_CWORD": "5"}
+    done = CliRunner().invoke(app, [], env=environment, prog_name="eto")
+    assert done.stdout.split() == ["demo"]
 
 
 def test_the_ui_is_refused_where_others_could_look_and_no_token_is_set(monkeypatch):

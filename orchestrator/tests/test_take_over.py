@@ -157,6 +157,7 @@ def test_a_stage_taken_twice_names_both_runs(runs: Path) -> None:
     [
         ({"env": {"name": "webshop"}}, r"env\.name: 'sciworld' there, 'webshop' here"),
         ({"train_tasks": {"split": "eto-train", "per_type": 3}}, r"train_tasks\.per_type: None there, 3 here"),
+        ({"dev": {"held_out": 2}}, r"dev\.held_out: None there, 2 here"),
         ({"model": {"hidden_size": 128, "heads": 2}}, r"model\.hidden_size: 64 there, 128 here"),
         ({"model": "some/model"}, "model: .* there, 'some/model' here"),
         ({"method": "step"}, "method: 'eto' there, 'step' here"),
