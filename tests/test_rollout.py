@@ -237,7 +237,9 @@ def test_a_jvm_killed_in_mid_episode_changes_nothing(sciworld: str, tmp_path: Pa
 
 def test_sessions_that_a_killed_orchestrator_left_are_closed(sciworld: str, tmp_path: Path) -> None:
     for _ in range(4):  # all the service has
-        httpx.post(f"{sciworld}/reset", json={"split": "eto-unseen", "index": 0, "episode_id": "test/agent/x/0"}).raise_for_status()
+        httpx.post(
+            f"{sciworld}/reset", json={"split": "eto-unseen", "index": 0, "episode_id": "test/agent/x/0"}, timeout=120
+        ).raise_for_status()
     with ScriptedPolicy(wander) as policy:
         assert len(play(sciworld, policy.url, tmp_path / "e.jsonl", n=2, patience_s=10).episodes) == 2
     assert open_sessions(sciworld) == []
