@@ -31,7 +31,6 @@ EPOCHS = {"sft": 3.0, "rft": 3.0, "dpo": 3.0}  # ETO's, where the configuration 
 NOT_COUNTED = "unknown: how many tasks the environment has. Start it (`eto services up`), or give types and per_type"
 #: A file's first so many episodes tell what one costs.
 SAMPLE = 200
-TRAINING = ("sft", "rft", "dpo", "init")
 PLAYED = ("explore", "check", "evaluate", "dev")
 
 
@@ -91,10 +90,10 @@ async def estimate(config: RunConfig, runs: Path, taken: TakeOver | None = None)
                 basis = f"{made.basis}, {START_S:g} s to start the server"
                 made = replace(made, seconds=(made.seconds or 0) + START_S, basis=basis)
             lines.append(made)
-        elif stage.kind in TRAINING:
-            lines.append(_training(line, config, past, counts))
-        else:
+        elif stage.kind == "pairs":
             lines.append(replace(line, seconds=1.0, basis="rule of thumb: a second"))
+        else:
+            lines.append(_training(line, config, past, counts))
     return lines
 
 
@@ -166,8 +165,11 @@ def _training(line: Estimate, config: RunConfig, past: list[_Past], counts: Mapp
 
 
 def _epochs(config: RunConfig, line: Estimate) -> float:
-    section = config.dpo[min(int(line.name.rpartition("-")[2]), len(config.dpo)) - 1] if line.kind == "dpo" else config.sft
-    return section.epochs or EPOCHS[line.kind]
+    sections = {"sft": config.sft, "rft": config.sft}
+    if line.kind == "dpo":
+        sections["dpo"] = config.dpo[min(int(line.name.rpartition("-")[2]), len(config.dpo)) - 1]
+    section = sections.get(line.kind)
+    return (section.epochs if section is not None else None) or EPOCHS.get(line.kind, 1.0)
 
 
 def _smaller(config: RunConfig) -> float:
