@@ -31,7 +31,6 @@ EPOCHS = {"sft": 3.0, "rft": 3.0, "dpo": 3.0, "grpo": 1.0}  # the trainer's, whe
 NOT_COUNTED = "unknown: how many tasks the environment has. Start it (`eto services up`), or give types and per_type"
 #: A file's first so many episodes tell what one costs.
 SAMPLE = 200
-TRAINING = ("sft", "rft", "dpo", "grpo", "init")
 PLAYED = ("explore", "check", "evaluate", "dev")
 
 
@@ -91,10 +90,10 @@ async def estimate(config: RunConfig, runs: Path, steps: Sequence[Stage], taken:
                 basis = f"{made.basis}, {START_S:g} s to start the server"
                 made = replace(made, seconds=(made.seconds or 0) + START_S, basis=basis)
             lines.append(made)
-        elif stage.kind in TRAINING:
-            lines.append(_training(line, config, past, counts))
-        else:
+        elif stage.kind == "pairs":
             lines.append(replace(line, seconds=1.0, basis="rule of thumb: a second"))
+        else:
+            lines.append(_training(line, config, past, counts))
     return lines
 
 

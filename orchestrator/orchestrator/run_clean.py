@@ -12,7 +12,6 @@ from orchestrator.run_store import RunStore
 from orchestrator.stages import CHECKPOINT
 
 WEIGHTS = "*.safetensors"
-TRAINING = ("init", "sft", "rft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,22 @@ def _left_behind(folder: Path, info: RunInfo) -> Iterator[tuple[Path, str]]:
 
 def _weights(folder: Path, info: RunInfo, keep: Collection[str]) -> Iterator[tuple[Path, str]]:
     """Of a finished run, all but the last policy's and the best one's. Manifests stay: they say what the weights were."""
-    trained = [s for s in info.stages if s.kind in TRAINING and s.state == "done"]
+    trained = [s for s in info.stages if s.state == "done" and (folder / "stages" / s.name / CHECKPOINT).is_dir()]
     if info.state != "finished" or not trained:
         return
-    wanted = {trained[-1].name, *keep, *_best(info.stages)}
+    wanted = {trained[-1].name, *keep, *_best(info.stages, {s.name for s in trained})}
     for stage in trained:
         if stage.name not in wanted:
             for file in sorted((folder / "stages" / stage.name / CHECKPOINT).glob(WEIGHTS)):
                 yield file, "neither the last nor the best policy's weights"
 
 
-def _best(stages: list[StageInfo]) -> Iterator[str]:
+def _best(stages: list[StageInfo], with_weights: Collection[str]) -> Iterator[str]:
     """The stages whose weights must stay because a check or the dev tasks chose them."""
     trained: dict[str, str] = {}
     current = ""
     for stage in stages:
-        current = stage.name if stage.kind in TRAINING else current
+        current = stage.name if stage.name in with_weights else current
         if stage.kind in ("evaluate", "dev", "check"):
             trained[str(mapping(stage.summary).get("policy"))] = current
         if stage.kind == "check" and "stopped" in stage.summary:

@@ -200,7 +200,7 @@ def _differing(stage: Stage, old: RunConfig, new: RunConfig) -> dict[str, Any]:
     """The settings that the stage was made with and that are other ones now, as they were."""
     ignored = () if stage.kind in ("evaluate", "dev") else ("rollout.temperature",)  # exploration has one of its own
     found: dict[str, Any] = {}
-    for key in MADE_WITH[stage.kind]:
+    for key in MADE_WITH.get(stage.kind, PLAYED):
         if key == "dpo":
             number = int(stage.name.rpartition("-")[2])
             before, now = (c.dpo[min(number, len(c.dpo)) - 1].model_dump(mode="json") for c in (old, new))
