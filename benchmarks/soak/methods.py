@@ -157,4 +157,4 @@ def test_a_collapse_that_the_trainer_sees_ends_the_run_with_its_sentence(place: 
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["-q", __file__]))
+    sys.exit(pytest.main(["-q", "-s", __file__]))
