@@ -121,6 +121,7 @@ def test_grpo_learns_from_the_tokens_that_were_drawn_and_explores_anew(place: Pl
         explored = list(jsonl.read(stages / f"explore-{iteration}" / "episodes.jsonl", Episode))
         turns = [turn for episode in explored for turn in episode.steps]
         assert len(explored) == 32
+        assert {episode.sample for episode in explored} == set(range(4 * (iteration - 1), 4 * iteration))
         assert all(turn.token_ids and turn.logprobs and len(turn.token_ids) == len(turn.logprobs) for turn in turns)
         found = summary(stages, f"grpo-{iteration}")
         assert found["mixed"] > 0

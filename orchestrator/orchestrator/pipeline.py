@@ -48,7 +48,10 @@ def plan(config: RunConfig) -> list[Stage]:
         explore, better = f"explore-{i}", f"{config.method}-{i}"
         explored += (explore,)
         needs = (*experts, *([current] if current != "base" else []))
-        steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))
+        play = partial(stages.explore, stage=explore, policy=name, model_stage=current)
+        if config.method == "grpo":  # the same draws in every iteration would be the same mistakes
+            play = partial(play, first=(i - 1) * config.explore.samples)
+        steps.append(Stage(explore, "explore", needs, play))
         if config.method == "rft":
             work = partial(stages.rft, stage=better, explore_stages=explored, model_stage=base)
             steps.append(Stage(better, "rft", ("experts", *explored, *base_needs), work))
