@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator import ray_cluster, services, stages
 from orchestrator.config import RunConfig, ScratchModel
+from orchestrator.launchers import local
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
 from orchestrator.run_store import RunStore, StageRecord, file_sha256, run_id
@@ -86,6 +87,8 @@ async def run(config: RunConfig, store: RunStore, display: Display, keep_service
     """Carry out what is not done yet; returns whether anything was. Services that the run started are stopped at its end."""
     if config.rollout.ray is not None or config.trainer.ray is not None:
         ray_cluster.load()
+    if config.trainer.report_to and config.trainer.ray is None and config.trainer.docker is None:
+        local.check_trackers(config.trainer.report_to)  # the first job may be hours away
     owner = f"run:{run_id(store)}"
     todo = plan(config)
     worked = False
