@@ -1,18 +1,21 @@
 #!services/trainer/.venv/bin/python
 """Real (non-padding) tokens a CPU second: our trainer, TRL as it comes, and the reference's way, on the same trajectories in one run.
 
-    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data DIR] [--sft 2] [--dpo 1] [--measure sft dpo]
+    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data DIR] [--sft 7] [--dpo 5] [--measure sft dpo] [--seed 0]
 
-Arms (benchmarks/train_arms.py), each with the same weights, arithmetic (bf16 autocast over float32 weights), rows of a pass and optimiser:
+Arms (benchmarks/train_arms.py), each with the same weights and arithmetic (bf16 autocast over float32 weights):
 - ours: python -m trainer's own classes.
 - trl: TRL's trainer, dynamic padding, live reference. Its dpo collator is told our masks, so that it computes the same loss.
-- reference: the same TRL trainer, every row padded to 2,048 tokens.
-Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), as many of each, evenly spread over the files,
-cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against the next of its environment, cut as pairs
-are. All make one optimiser step. A DPO job's reference log-probabilities are spread over the three epochs that it has. SFT and DPO
-are measured one after the other (TRL's logits take 11 GB), on one thread; intervals are bootstrapped over passes. Losses of three
-steps in float32 are compared on a small model that is trained on one conversation or pair of each environment. Writes
-benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
+- reference: as the reference's FastChat-based code does it: every row padded to 2,048 tokens, logits at each position in float32, a live
+  reference.
+Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), a seeded sample of so many in all, from each set in
+proportion to its size, cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against another of its
+environment, cut as pairs are. Each environment is one optimiser step of each arm. Counted are forward and backward passes; the optimiser,
+the same in every arm and once for 32 to 64 rows in a job, is left out. A DPO job's reference log-probabilities are spread over the three
+epochs that it has. Passes hold 2 conversations or 1 pair in TRL's and the reference's arm (their logits fill the memory), and up to 4
+conversations or 2 pairs in ours (a job's default is up to 8). Methods are measured one after the other, on one thread; intervals are
+bootstrapped over passes, within environments. Losses of three steps in float32 are compared on a small model that is trained on one
+conversation or pair of each environment. Writes benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
 """
 
 import argparse
@@ -40,35 +43,45 @@ LOSS_TOLERANCE = 1e-3
 LOSS_STEPS = 3
 EPOCHS_OF_A_JOB = 3
 RESAMPLES = 10_000
-MICRO_BATCH_SIZE = {"sft": 2, "dpo": 1}
+MICRO_BATCH_SIZE = {"sft": {"ours": 4, "trl": 2, "reference": 2}, "dpo": {"ours": 2, "trl": 1, "reference": 1}}
 REJECTED_MARGIN_MESSAGES = 10  # docs/training.md: the rejected side is cut to the winner's length and ten messages, not in ALFWorld
 
 
-def conversations(folder: Path, env: str, count: int) -> list[list[dict[str, str]]]:
-    """So many conversations of an environment, evenly spread over its file; each ends with an answer."""
+def trajectories(folder: Path, env: str) -> list[Any]:
+    """All of an environment's records."""
     plain = folder / f"{env}_agenttraj.json"
     if plain.exists():
-        rows = json.loads(plain.read_text(encoding="utf-8"))
-    else:
-        with lzma.open(next(folder.glob(f"{env}_agenttraj*.jsonl.xz")), "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-    found = [rows[i * len(rows) // count]["conversations"] for i in range(count)]
+        found: list[Any] = json.loads(plain.read_text(encoding="utf-8"))
+        return found
+    with lzma.open(next(folder.glob(f"{env}_agenttraj*.jsonl.xz")), "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def conversations(folder: Path, env: str, count: int, seed: int) -> list[list[dict[str, str]]]:
+    """A sample of an environment's conversations; each ends with an answer."""
+    found = [row["conversations"] for row in random.Random(f"{seed}/{env}").sample(trajectories(folder, env), count)]
     talks = [[{"role": ROLES[t["from"]], "content": t["value"]} for t in row] for row in found]
     return [talk[:-1] if talk[-1]["role"] == "user" else talk for talk in talks]
 
 
-def examples_of(method: str, folder: Path, tokenizer: Any, per_env: int) -> Any:
+def proportional(folder: Path, total: int) -> dict[str, int]:
+    """How many of each environment, at least one, so that `total` is shared in proportion to the sets."""
+    sizes = {env: len(trajectories(folder, env)) for env in ENVS}
+    return {env: max(1, round(total * size / sum(sizes.values()))) for env, size in sizes.items()}
+
+
+def examples_of(method: str, folder: Path, tokenizer: Any, counts: dict[str, int], seed: int) -> Any:
     """The rows that every arm trains on."""
     from train_arms import REFERENCE_LENGTH
     from trainer.data import Conversation, Pair
     from trainer.examples import dpo_examples, sft_examples
 
     if method == "sft":
-        talks = [talk for env in ENVS for talk in conversations(folder, env, per_env)]
+        talks = [talk for env, count in counts.items() for talk in conversations(folder, env, count, seed)]
         return sft_examples(tokenizer, [Conversation(talk, "") for talk in talks], REFERENCE_LENGTH)
     pairs = []
-    for env in ENVS:
-        talks = conversations(folder, env, per_env + 1)
+    for env, count in counts.items():
+        talks = conversations(folder, env, count + 1, seed)
         for one, other in itertools.pairwise(talks):
             kept = None if env == "alfworld" else len(one) - 3 + REJECTED_MARGIN_MESSAGES
             rejected = other[3:][:kept]
@@ -77,33 +90,40 @@ def examples_of(method: str, folder: Path, tokenizer: Any, per_env: int) -> Any:
 
 
 def measure(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one step with every arm on the model that is measured."""
+    """Train one step with every arm, an environment at a time, on the model that is measured."""
     from train_arms import ARMS, Setting, run
+    from trainer.batches import fit_micro_batch
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    rows = examples_of(method, arguments.data, tokenizer, getattr(arguments, method))
-    n = len(rows.rows)
-    result: dict[str, Any] = {
-        "rows": n,
-        "tokens": rows.tokens,
-        "loss_tokens": rows.loss_tokens,
-        "cut": rows.truncated,
-        "precision": arguments.precision,
-    }
-    setting = Setting(arguments.model, method, MICRO_BATCH_SIZE[method], n, 1, 1e-5, arguments.precision)
-    for arm in ARMS:
-        clock = run(arm, rows, tokenizer, setting, folder / f"{method}-{arm}")
-        seconds = clock.loop_s + clock.reference_s / EPOCHS_OF_A_JOB
-        result[arm] = {
-            "cpu_s": round(seconds, 2),
-            "of_which_reference": round(clock.reference_s / EPOCHS_OF_A_JOB, 2),
-            "passes_cpu_s": [round(s, 3) for s in clock.passes],
-            "loss": clock.losses[0],
-            "tokens_per_cpu_s": round(rows.tokens / seconds, 1),
-        }
-        print(f"{method:<4} {arm:<10} {rows.tokens / seconds:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
+    result: dict[str, Any] = {"precision": arguments.precision, "seed": arguments.seed, "environments": {}}
+    for env, count in proportional(arguments.data, getattr(arguments, method)).items():
+        rows = examples_of(method, arguments.data, tokenizer, {env: count}, arguments.seed)
+        n = len(rows.rows)
+        here: dict[str, Any] = {"rows": n, "tokens": rows.tokens, "loss_tokens": rows.loss_tokens, "cut": rows.truncated}
+        for arm in ARMS:
+            size = fit_micro_batch(n, MICRO_BATCH_SIZE[method][arm], 1)
+            clock = run(
+                arm,
+                rows,
+                tokenizer,
+                Setting(arguments.model, method, size, n, 1, 1e-5, arguments.precision),
+                folder / f"{env}-{method}-{arm}",
+            )
+            here[arm] = {
+                "passes_cpu_s": [round(s, 3) for s in clock.passes],
+                "reference_cpu_s": round(clock.reference_s / EPOCHS_OF_A_JOB, 2),
+                "loss": clock.losses[0],
+            }
+            speed = rows.tokens / seconds(here[arm])
+            print(f"{method:<4} {env:<9} {arm:<10} {speed:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
+        result["environments"][env] = here
     return result
+
+
+def seconds(arm: dict[str, Any]) -> float:
+    """CPU seconds of an arm."""
+    return float(sum(arm["passes_cpu_s"])) + float(arm["reference_cpu_s"])
 
 
 def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -112,29 +132,35 @@ def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str
     from trainer.fresh import fresh_model, fresh_tokenizer
     from trainer.job import InitOptions
 
-    talks = [talk for env in ENVS for talk in conversations(arguments.data, env, 2)]
+    talks = [talk for env in ENVS for talk in conversations(arguments.data, env, 2, arguments.seed)]
     tokenizer = fresh_tokenizer(talks, 2048)
     model = folder / "small"
     fresh_model(InitOptions(hidden_size=64, layers=2, heads=2), tokenizer, seed=0).save_pretrained(model)
-    rows = examples_of(method, arguments.data, tokenizer, 1)
+    rows = examples_of(method, arguments.data, tokenizer, dict.fromkeys(ENVS, 1), arguments.seed)
     setting = Setting(model, method, len(rows.rows), len(rows.rows), LOSS_STEPS, 1e-3, "fp32")
     found = {arm: run(arm, rows, tokenizer, setting, folder / f"{method}-{arm}-small").losses for arm in ARMS}
     worst = max(abs(a - b) for arm in ARMS for a, b in zip(found["ours"], found[arm], strict=True))
     return {"losses": found, "largest_difference": worst}
 
 
-def interval(ours: dict[str, Any], other: dict[str, Any]) -> list[float]:
-    """95 % interval of the ratio of the arms' seconds, passes drawn anew; what is no pass (optimiser, reference) stays."""
+def interval(environments: list[dict[str, Any]], other: str) -> list[float]:
+    """95 % interval of the ratio of an arm's seconds to ours, passes drawn anew within environments."""
     draw = random.Random(0)
     ratios = []
     for _ in range(RESAMPLES):
-        sums = []
-        for arm in (ours, other):
-            passes = arm["passes_cpu_s"]
-            sums.append(arm["cpu_s"] - sum(passes) + sum(draw.choices(passes, k=len(passes))))
-        ratios.append(sums[1] / sums[0])
+        sums = {"ours": 0.0, other: 0.0}
+        for here in environments:
+            for arm in sums:
+                passes = here[arm]["passes_cpu_s"]
+                sums[arm] += sum(draw.choices(passes, k=len(passes))) + here[arm]["reference_cpu_s"]
+        ratios.append(sums[other] / sums["ours"])
     ratios.sort()
     return [round(ratios[int(RESAMPLES * q)], 2) for q in (0.025, 0.975)]
+
+
+def ratio(environments: list[dict[str, Any]], other: str) -> float:
+    """How many times our seconds another arm takes."""
+    return round(sum(seconds(here[other]) for here in environments) / sum(seconds(here["ours"]) for here in environments), 2)
 
 
 def worker(method: str, arguments: argparse.Namespace) -> None:
@@ -150,8 +176,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of ENV_agenttraj.json")
-    parser.add_argument("--sft", type=int, default=2, help="conversations of each environment")
-    parser.add_argument("--dpo", type=int, default=1, help="pairs of each environment")
+    parser.add_argument("--sft", type=int, default=7, help="conversations in all")
+    parser.add_argument("--dpo", type=int, default=5, help="pairs in all")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample of trajectories")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--measure", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo"])
     parser.add_argument("--worker", choices=["sft", "dpo"], help=argparse.SUPPRESS)
@@ -177,16 +204,17 @@ def main() -> int:
             return 1
         result["methods"][method] = {**json.loads(done.stdout), "load_average_before": load, "load_average_after": os.getloadavg()[0]}
     missed = False
-    for method, arms in result["methods"].items():
+    for method, measured in result["methods"].items():
         for other in ("trl", "reference"):
-            name = f"{method}_vs_{other}"
-            result[name] = round(arms[other]["cpu_s"] / arms["ours"]["cpu_s"], 2)
-            result[f"{name}_interval"] = interval(arms["ours"], arms[other])
+            name, environments = f"{method}_vs_{other}", list(measured["environments"].values())
+            result[name], result[f"{name}_interval"] = ratio(environments, other), interval(environments, other)
             missed |= result[name] < TARGETS[name]
-            print(f"{name:<18} {result[name]:6.2f}  95 % {result[f'{name}_interval']}  target {TARGETS[name]}")
-        worst = arms["float32"]["largest_difference"]
+            each = ", ".join(f"{env} {ratio([here], other):.2f}" for env, here in measured["environments"].items())
+            print(f"{name:<18} {result[name]:6.2f}  95 % {result[f'{name}_interval']}  target {TARGETS[name]}  ({each})")
+        worst = measured["float32"]["largest_difference"]
         missed |= worst > LOSS_TOLERANCE
-        print(f"{method} losses in float32 differ by {worst:.1e} at most, {arms['rows']} rows, {arms['tokens']} tokens a step")
+        counts = ", ".join(f"{here['rows']} of {env} with {here['tokens']} tokens" for env, here in measured["environments"].items())
+        print(f"{method} losses in float32 differ by {worst:.1e} at most; measured: {counts}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n")
     return int(missed)

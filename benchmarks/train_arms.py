@@ -1,4 +1,4 @@
-"""The three ways of benchmarks/train.py to train on the same rows: ours, TRL as it comes, the reference's. A part of it, no script."""
+"""The three ways of benchmarks/train.py: ours, TRL as it comes, and as the reference (FastChat) does it. A part of it, no script."""
 
 import copy
 import os
@@ -12,11 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 from trainer.examples import Examples
 from trainer.job import Job
 from trainer.progress import Progress
 from trainer.training import _build_trainer
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -75,7 +76,7 @@ def run(arm: str, examples: Examples, tokenizer: Any, setting: Setting, folder: 
     torch.manual_seed(0)
     if arm == "ours":
         return ours(examples, tokenizer, setting, folder)
-    return trl(examples, tokenizer, setting, folder, padded=arm == "reference")
+    return trl(examples, tokenizer, setting, folder) if arm == "trl" else reference(examples, setting, folder)
 
 
 def ours(examples: Examples, tokenizer: Any, setting: Setting, folder: Path) -> Clock:
@@ -146,9 +147,9 @@ class Prepared(DPOTrainer):
         return dataset
 
 
-def trl(examples: Examples, tokenizer: Any, setting: Setting, folder: Path, padded: bool) -> Clock:
-    """TRL's trainer on the same tokens: dynamic padding, or every row padded to the reference's length; a live reference."""
-    options: dict[str, Any] = {
+def plain_options(setting: Setting, folder: Path) -> dict[str, Any]:
+    """What transformers' trainer is told in every arm."""
+    return {
         "output_dir": str(folder),
         "per_device_train_batch_size": setting.micro_batch_size,
         "gradient_accumulation_steps": setting.batch_size // setting.micro_batch_size,
@@ -163,25 +164,84 @@ def trl(examples: Examples, tokenizer: Any, setting: Setting, folder: Path, padd
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
-        "max_length": None,
     }
-    multiple = REFERENCE_LENGTH if padded else None
+
+
+def trl(examples: Examples, tokenizer: Any, setting: Setting, folder: Path) -> Clock:
+    """TRL's trainer on the same tokens: dynamic padding, a live reference."""
+    options = plain_options(setting, folder) | {"max_length": None}
     model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32)
     clock = Clock()
     parts: dict[str, Any] = {"model": model, "processing_class": tokenizer, "callbacks": [clock]}
     if setting.method == "sft":
         rows = [{"input_ids": r["ids"], "labels": labels(r)} for r in examples.rows]
-        config = SFTConfig(**options, pad_to_multiple_of=multiple)
-        trainer: Any = SFTTrainer(args=config, train_dataset=Dataset.from_list(rows), **parts)
+        trainer: Any = SFTTrainer(args=SFTConfig(**options), train_dataset=Dataset.from_list(rows), **parts)
     else:
-        collator = MaskedCollator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=multiple)
         trainer = Prepared(
             args=DPOConfig(**options, beta=0.1, remove_unused_columns=False),
             train_dataset=Dataset.from_list([preference(r) for r in examples.rows]),
-            data_collator=collator,
+            data_collator=MaskedCollator(pad_token_id=tokenizer.pad_token_id),
             ref_model=copy.deepcopy(model),
             **parts,
         )
+    clock.watch(trainer)
+    trainer.train()
+    return clock
+
+
+def padded(rows: list[list[int]], value: int) -> Tensor:
+    """Every row as long as the reference's rows."""
+    return torch.tensor([row + [value] * (REFERENCE_LENGTH - len(row)) for row in rows])
+
+
+def collate_padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Conversations, or all chosen and then all rejected sides, with labels as the models of transformers take them."""
+    sides = ("",) if "ids" in examples[0] else ("chosen_", "rejected_")
+    ids = [example[f"{side}ids"] for side in sides for example in examples]
+    given = [labels({"ids": example[f"{side}ids"], "mask": example[f"{side}mask"]}) for side in sides for example in examples]
+    return {"input_ids": padded(ids, 0), "attention_mask": padded([[1] * len(row) for row in ids], 0), "labels": padded(given, -100)}
+
+
+class ReferenceTrainer(Trainer):
+    """What the reference's code does: FastChat's SFT is transformers' trainer and its loss; DPO takes every position's log-softmax."""
+
+    ref_model: Any = None
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        if self.ref_model is None:
+            loss: Tensor = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            return loss
+        policy = self.sums(model, inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            before = self.sums(self.ref_model, inputs)
+        chosen, rejected = (policy - before).chunk(2)
+        return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean() / self.current_gradient_accumulation_steps
+
+    def sums(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """The sum of each row's targets' log-probabilities."""
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits.float()
+        targets = inputs["labels"][:, 1:]
+        kept = targets != -100
+        found = logits[:, :-1].log_softmax(-1).gather(2, targets.masked_fill(~kept, 0)[:, :, None])[:, :, 0]
+        return (found * kept).sum(1)
+
+
+def reference(examples: Examples, setting: Setting, folder: Path) -> Clock:
+    """Every row padded to REFERENCE_LENGTH, logits at each position in float32, a live reference."""
+    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32)
+    clock = Clock()
+    trainer = ReferenceTrainer(
+        model=model,
+        args=TrainingArguments(**plain_options(setting, folder), remove_unused_columns=False),
+        train_dataset=Dataset.from_list(examples.rows),
+        data_collator=collate_padded,
+        callbacks=[clock],
+    )
+    if setting.method == "dpo":
+        trainer.ref_model = copy.deepcopy(model).eval()
     clock.watch(trainer)
     trainer.train()
     return clock

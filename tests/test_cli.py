@@ -88,6 +88,17 @@ def test_a_job_that_the_trainer_refuses_is_told_with_its_reason(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_run_that_would_log_to_a_tracker_that_is_not_there_ends_before_it_begins(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "name: one\ntrain_tasks: {split: eto-train}\nevaluate: [{split: eto-unseen}]\ntrainer: {report_to: [tensorboard, mlflow]}\n"
+    )
+    done = eto("run", str(config), "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "trainer.report_to names mlflow, not installed beside the trainer" in done.stderr
+    assert "uv pip install" in done.stderr
+
+
 def test_experts_as_json_print_only_their_summary(sciworld: str, tmp_path: Path) -> None:
     out, kind = tmp_path / "experts.jsonl", "task-6-lifespan-(longest-lived)"
     done = eto("experts", "--split", "eto-train", "--type", kind, "--per-type", "2", "--env-url", sciworld, "--out", str(out), "--json")

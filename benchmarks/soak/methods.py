@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from orchestrator.records import Pair
+from orchestrator.records import Episode, Pair
 
 from orchestrator import jsonl, process
 
@@ -34,6 +34,10 @@ CAPABLE: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 40, "learning_rate": 3e-3, "max_length": 2048},
     "dpo": {"max_length": 2048},
 }
+
+#: Nats a token by which trainer (float32) and server (bfloat16) may differ on the same weights; other tokens, or another prompt, differ
+#: by more.
+LARGEST_GAP = 0.05
 
 
 class Place:
@@ -101,6 +105,35 @@ def test_self_play_learns_from_its_own_samples_without_an_expert(place: Place, s
     assert summary(stages, "evaluate-self-play-1")["episodes"] == 6
 
 
+def test_grpo_learns_from_the_tokens_that_were_drawn_and_explores_anew(place: Place, step: Path) -> None:
+    """Its SFT is short and of a mixture, and its jobs log to TensorBoard: both need a whole run."""
+    chats = place.folder / "chats.jsonl"
+    talk = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]
+    chats.write_text("\n".join(json.dumps({"messages": talk}) for _ in range(9)))
+    mixture = [{"source": "experts", "weight": 4}, {"file": str(chats), "weight": 1}]
+    sft = {**place.settings["sft"], "epochs": 1, "learning_rate": 1e-5, "data": mixture}
+    grpo = {"learning_rate": 1e-4, "batch_size": 16, "micro_batch_size": 4, "max_length": 2048, "precision": "fp32", "beta": 0.02}
+    settings = {"model": str(step / "sft" / "checkpoint"), "explore": SAMPLES, "sft": sft, "grpo": grpo, "iterations": 2}
+    stages, _ = place.run("grpo", method="grpo", trainer={"report_to": ["tensorboard"]}, **settings)
+    sources = [json.loads(line)["source"] for line in (stages / "sft" / "data.jsonl").read_text().splitlines()]
+    assert sources == ["experts"] * 8 + [str(chats)] * 2
+    for iteration in (1, 2):
+        explored = list(jsonl.read(stages / f"explore-{iteration}" / "episodes.jsonl", Episode))
+        turns = [turn for episode in explored for turn in episode.steps]
+        assert len(explored) == 32
+        assert {episode.sample for episode in explored} == set(range(4 * (iteration - 1), 4 * iteration))
+        assert all(turn.token_ids and turn.logprobs and len(turn.token_ids) == len(turn.logprobs) for turn in turns)
+        found = summary(stages, f"grpo-{iteration}")
+        assert found["mixed"] > 0
+        events = [json.loads(line) for line in (stages / f"grpo-{iteration}" / "checkpoint.progress.jsonl").read_text().splitlines()]
+        first = next(event for event in events if event["event"] == "step")
+        assert first["gap"] < LARGEST_GAP, "what was trained is not what was played"
+        assert list((stages / f"grpo-{iteration}" / "checkpoint.tensorboard").glob("events.*"))
+        print(f"grpo-{iteration}: {found['mixed']} of 8 tasks mixed, {len(turns)} turns, first step {first}")
+    assert summary(stages, "grpo-2")["version"] != summary(stages, "grpo-1")["version"] != summary(stages, "sft")["version"]
+    assert summary(stages, "evaluate-grpo-2")["episodes"] == 6
+
+
 def test_a_run_whose_policy_was_broken_by_training_ends_before_it_is_evaluated_and_names_the_good_one(place: Place, step: Path) -> None:
     """A learning rate far too high, with the trainer's own watch off: what is left says nothing the environment understands."""
     model = str(step / "sft" / "checkpoint")
@@ -125,4 +158,4 @@ def test_a_collapse_that_the_trainer_sees_ends_the_run_with_its_sentence(place: 
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["-q", __file__]))
+    sys.exit(pytest.main(["-q", "-s", __file__]))

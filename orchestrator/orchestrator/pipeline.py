@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator import ray_cluster, services, stages
 from orchestrator.config import ConfigError, RunConfig, ScratchModel
+from orchestrator.launchers import local
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
 from orchestrator.run_store import RunStore, StageRecord, file_sha256, run_id
@@ -65,7 +66,10 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
         if config.method != "sft":
             explored += (explore,)
             needs = (*experts, *([current] if current != "base" else []))
-            steps.append(Stage(explore, "explore", needs, partial(stages.explore, stage=explore, policy=name, model_stage=current)))
+            play = partial(stages.explore, stage=explore, policy=name, model_stage=current)
+            if config.method == "grpo":  # the same draws in every iteration would be the same mistakes
+                play = partial(play, first=(i - 1) * config.explore.samples)
+            steps.append(Stage(explore, "explore", needs, play))
         if config.method == "sft":
             steps.append(Stage(better, "sft", ("experts", current), partial(stages.sft, stage=better, model_stage=current)))
             current = better
@@ -124,6 +128,8 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
     """
     if config.rollout.ray is not None or config.trainer.ray is not None:
         ray_cluster.load()
+    if config.trainer.report_to and config.trainer.ray is None and config.trainer.docker is None:
+        local.check_trackers(config.trainer.report_to)  # the first job may be hours away
     owner = f"run:{run_id(store)}"
     worked = False
     base: str | None = None

@@ -115,14 +115,17 @@ async def dev(ctx: Context, stage: str, policy: str, model_stage: str, before: S
     return {**summary, "best": now.policy, "best_score": now.score, **({"stopped": stopped} if stopped else {})}
 
 
-async def explore(ctx: Context, stage: str, policy: str, model_stage: str) -> dict[str, Any]:
-    """Play the training tasks that have a successful expert; without experts (self-play), all of them."""
+async def explore(ctx: Context, stage: str, policy: str, model_stage: str, first: int = 0) -> dict[str, Any]:
+    """Play the training tasks that have a successful expert; without experts (self-play), all of them.
+
+    Samples are counted from `first` on: their numbers are part of what the model's sampling is seeded with.
+    """
     explore, chosen = ctx.config.explore, ctx.config.train_tasks
     tasks, _ = await _train_tasks(ctx)
     if ctx.config.method != "self-play":
         by_id = {t.task_id: t for t in tasks}
         tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
-    todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(explore.samples)]
+    todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(first, first + explore.samples)]
     summary = await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
     return {**summary, **({"mixed": mixed(ctx.episodes(stage))} if ctx.config.method == "grpo" else {})}
 
@@ -293,7 +296,9 @@ def as_shown(episode: Episode, prompt: Prompt) -> Episode:
 
 async def check(ctx: Context, stage: str, explore_stage: str, policy: str, model_stage: str, good: str) -> dict[str, Any]:
     """Play a few explored tasks again, as they were explored; `stopped` stands in the summary if invalid actions have risen too far."""
-    before = spread(sorted((e for e in ctx.episodes(explore_stage) if e.sample == 0), key=lambda e: e.key), ctx.config.collapse.tasks)
+    explored = ctx.episodes(explore_stage)
+    first = min((e.sample for e in explored), default=0)
+    before = spread(sorted((e for e in explored if e.sample == first), key=lambda e: e.key), ctx.config.collapse.tasks)
     by_id = {t.task_id: t for t in await choose_tasks(ctx.env.client, ctx.config.train_tasks)}
     todo = [Assignment(by_id[e.task_id], ctx.config.train_tasks.split, e.sample, ctx.config.seed) for e in before]
     summary = await _rollout(ctx, stage, policy, model_stage, {ctx.config.explore.temperature: todo})

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def job_command(job_file: Path, accelerate: Path | None, python: str | None = No
     python = python or str(places.service_python("trainer"))
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(accelerate)] if accelerate else []
     return [python, *launcher, "-m", "trainer", str(job_file)]
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Look whether the trainer of this machine has the packages that report_to names. Raises JobFailed."""
+    code = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if find_spec(n) is None))"
+    python = places.service_python("trainer")
+    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True)
+    if missing := done.stdout.split():
+        raise JobFailed(
+            f"trainer.report_to names {', '.join(missing)}, not installed beside the trainer: install it with "
+            f"`uv pip install --python {python.parent.parent} {' '.join(missing)}`, or leave it out."
+        )
 
 
 async def run_job(job: dict[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None], accelerate: Path | None = None) -> None:

@@ -100,3 +100,14 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(world
     code, events = run(tmp_path, sft_job(world, tmp_path, report_to=["trackio"]))
     assert code == 2
     assert "trackio, not installed here" in events[-1]["message"]
+
+
+def test_a_job_logs_its_steps_to_tensorboard_where_it_is_told_to(world, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code, events = run(tmp_path, sft_job(world, tmp_path, report_to=["tensorboard"]))
+    assert code == 0, events
+    logged = EventAccumulator(events[-1]["output"] + ".tensorboard")
+    logged.Reload()
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert [point.value for point in logged.Scalars("train/loss")] == pytest.approx(losses)

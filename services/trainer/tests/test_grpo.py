@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from conftest import conversation, run, write_lines
 from datasets import Dataset
+from safetensors.torch import load_file
 from trainer.batches import BatchOrder
 from trainer.data import read_samples
 from trainer.errors import JobError
 from trainer.examples import NO_TURN, TURNS_NOT_SHOWN, grpo_examples
+from trainer.grpo import GrpoTrainer
 from trainer.job import Job
 from trainer.losses import group_advantages
 from trainer.progress import Progress
@@ -256,3 +258,36 @@ def test_a_line_of_the_episode_format_is_read_as_it_is_written(tokenizer, tmp_pa
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(record) + "\n")
     assert read_samples(str(path))[0].reward == 0.5
+
+
+def test_a_job_that_broke_off_ends_with_the_very_same_weights(world, tokenizer, tmp_path, monkeypatch):
+    write_lines(tmp_path / "grpo.jsonl", episodes(tokenizer))
+    job = grpo_job(world, tmp_path, epochs=2, batch_size=4, micro_batch_size=2, checkpoint_every_s=0, grpo={"beta": 0.01})
+    code, events = run(tmp_path, job | {"output": str(tmp_path / "whole")}, "whole")
+    assert code == 0, events
+    terms, calls = GrpoTrainer._step_terms, iter(range(3))
+
+    def breaks(self, sums):
+        if next(calls) == 2:
+            raise RuntimeError("the cable was pulled")
+        return terms(self, sums)
+
+    monkeypatch.setattr(GrpoTrainer, "_step_terms", breaks)
+    assert run(tmp_path, job, "broken")[0] == 1
+    monkeypatch.undo()
+    code, events = run(tmp_path, job, "broken")
+    assert code == 0, events
+    assert events[0]["resumed_step"] == 2
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "grpo"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_adapters_are_trained_against_the_policy_without_them(world, tokenizer, tmp_path):
+    write_lines(tmp_path / "grpo.jsonl", episodes(tokenizer))
+    lora = {"r": 4, "alpha": 8}
+    code, events = run(tmp_path, grpo_job(world, tmp_path, epochs=3, learning_rate=0.01, grpo={"beta": 0.01}, lora=lora))
+    assert code == 0, events
+    divergences = [event["kl"] for event in events if event["event"] == "step"]
+    assert divergences[0] == pytest.approx(0, abs=1e-6)
+    assert divergences[2] > divergences[1] > 1e-6
+    assert (tmp_path / "grpo" / "model.safetensors").exists()

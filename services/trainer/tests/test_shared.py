@@ -58,6 +58,22 @@ def test_sums_and_gradients_are_those_of_two_rows(world, model, tokenizer):
     assert torch.allclose(plain[1], shared[1], atol=1e-4)
 
 
+def test_pairs_of_other_tasks_share_their_instruction_where_that_is_less(world, model, tokenizer):
+    """One task's sides have little beyond the instruction in common: it is computed once for both pairs, not once a pair."""
+    records = [dict(record, prompt=[dict(record["prompt"][0]), *record["prompt"][1:]]) for record in dpo_records()[:3]]
+    for record in records:
+        record["prompt"][0]["content"] *= 40
+    examples = rows(tokenizer, records)
+    one, alone = collate_shared_dpo(examples), [collate_shared_dpo([example]) for example in examples]
+    assert one["input_ids"].numel() < 0.6 * sum(batch["input_ids"].numel() for batch in alone)
+    head = model.get_output_embeddings()
+    plain = sums(model, collate_dpo(examples), lambda b: logps_at_targets(model, head, b["input_ids"], b["loss_mask"]), 3)
+    shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
+    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), 3)
+    assert torch.allclose(plain[0], shared[0], atol=1e-4)
+    assert torch.allclose(plain[1], shared[1], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

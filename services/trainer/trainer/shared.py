@@ -48,6 +48,11 @@ def group(rows: list[Row], worth: int = WORTH_SHARING_TOKENS) -> list[list[Row]]
     return groups
 
 
+def computed_tokens(groups: list[list[Row]]) -> int:
+    """Count the tokens that the model sees of groups."""
+    return sum(sum(len(row.ids) - 1 for row in rows) - (len(rows) - 1) * shared_length(rows) for rows in groups)
+
+
 def lay_out(groups: list[list[Row]]) -> dict[str, Any]:
     """Make one row of groups; targets carry the position whose logits speak of them, and their row's number."""
     ids: list[int] = []
@@ -93,10 +98,13 @@ def collate_shared_grpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
 def collate_shared_dpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
     """Make one row of pairs; log-probabilities are summed over all chosen, then all rejected sides."""
     sides = [(side, place * len(examples)) for place, side in enumerate(("chosen", "rejected"))]
-    groups = [
+    pairs = [
         [Row(example[f"{side}_ids"], example[f"{side}_mask"], number + first) for side, first in sides]
         for number, example in enumerate(examples)
     ]
+    # sides of a pair have more in common, but those of all pairs under one instruction have it once less often
+    alike = group(sorted((row for rows in pairs for row in rows), key=lambda row: row.ids))
+    groups = min(pairs, alike, key=computed_tokens)
     batch = lay_out(groups) | {"items": torch.tensor(len(examples)), "pairs": torch.tensor(len(examples))}
     for key in ("ref_chosen_logps", "ref_rejected_logps"):
         if key in examples[0]:
