@@ -122,9 +122,11 @@ def jobs(scratch: Path, cluster: Any) -> tuple[dict[str, bool], dict[str, Any]]:
         interrupted.process.send_signal(signal.SIGINT)
         interrupted.process.wait(PATIENCE_S)
         deadline = time.monotonic() + PATIENCE_S
-        while trainers(scratch) and time.monotonic() < deadline:
+        stopped = False
+        while not stopped and time.monotonic() < deadline:  # Ray writes the state down after the process has ended
             time.sleep(0.1)
-        claims["Ctrl-C stops the job on the cluster"] = [str(j.status) for j in known().values()] == ["STOPPED"] and not trainers(scratch)
+            stopped = [str(j.status) for j in known().values()] == ["STOPPED"] and not trainers(scratch)
+        claims["Ctrl-C stops the job on the cluster"] = stopped
     with Orchestrator(scratch, job, section) as killed:
         killed.wait_for_states(scratch)
         killed.process.kill()
