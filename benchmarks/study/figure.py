@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-ROW, TOP, LEFT, WIDTH, GAP = 30, 54, 130, 250, 40
+ROW, TOP, LEFT, WIDTH, GAP = 30, 54, 170, 250, 50
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600}.n{fill:#666}line{stroke:#ddd}.zero{stroke:#888}"
     ".i{stroke:#1f5fa8;stroke-width:2}circle{fill:#1f5fa8}"
@@ -17,14 +17,14 @@ def draw(found: dict[str, Any]) -> str:
     reach = max([0.05, *(abs(x) for d in differences for x in d)])
     height, right = TOP + ROW * len(arms) + 30, LEFT + WIDTH + GAP
     body = [_text(LEFT, 18, f"{found['study']}: test tasks, 95 % intervals", "t"), _text(LEFT, 40, "mean score", "n")]
-    body += [_text(right, 40, f"difference to {found['control']}, same tasks and seeds", "n"), *_axis(LEFT, 0.0, 1.0, height, "{:.1f}")]
+    body += [_text(right, 40, f"difference to {found['control']}", "n"), *_axis(LEFT, 0.0, 1.0, height, "{:.2f}")]
     body += _axis(right, -reach, reach, height, "{:+.2f}")
     for i, r in enumerate(arms):
         y = TOP + ROW * i + ROW / 2
         body += [_text(LEFT - 10, y + 4, f"{r['arm']} (n {r['episodes']})", anchor="end"), *_dot(LEFT, y, r["score"], 0.0, 1.0)]
         if "difference" in r:
             body += _dot(right, y, r["difference"], -reach, reach)
-    size = f"{right + WIDTH + 20} {height}"
+    size = f"{right + WIDTH + 30} {height}"
     title = escape(f"{found['study']}: scores of the arms and their differences to {found['control']}")
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img"><title>{title}</title><style>{STYLE}</style>' + (
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
