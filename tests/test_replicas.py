@@ -10,6 +10,7 @@ import pytest
 from orchestrator.env_client import EnvClient, SessionLost
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
+from orchestrator.http import Unavailable
 from orchestrator.policy_client import Sampling
 from orchestrator.process import Service
 from orchestrator.prompts import load_prompt
@@ -175,3 +176,23 @@ def test_a_name_that_stands_for_one_address_is_asked_by_its_name(replicas: list[
             await known.close()
 
     asyncio.run(main())
+
+
+def test_where_to_find_one_gone_takes_all_patience_another_is_asked_still(replicas: list[Service]) -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+
+    async def played() -> list[str]:
+        async with EnvClient([gone, *urls(replicas)], "counter", patience_s=0.0) as env:
+            return [(await env.reset("count:9")).metadata.session_id for _ in range(3)]
+
+    assert len(set(asyncio.run(played()))) == 3
+
+
+def test_where_all_are_gone_it_is_said(replicas: list[Service]) -> None:
+    async def asked() -> None:
+        gone = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+        async with EnvClient(gone, "sciworld", patience_s=0.0) as env:
+            await env.reset("anything")
+
+    with pytest.raises(Unavailable, match="no replica of sciworld answered"):
+        asyncio.run(asked())

@@ -121,6 +121,7 @@ class EnvClient:
     async def _anywhere(self, method: str, path: str, json: Any = None, timeout_s: float | None = None) -> tuple[Any, Replica]:
         """Ask the replica that has the least to do, and another at once where it fails or is full."""
         deadline = time.monotonic() + self._patience_s
+        failed: set[Replica] = set()
         while True:
             replica = await self._replicas.choose()
             several = self._replicas.several
@@ -130,8 +131,9 @@ class EnvClient:
             except Unavailable as error:
                 if not several:
                     raise
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and replica in failed:  # to find one gone may take all the time: others are asked then too
                     raise Unavailable(f"no replica of {self.name} answered in {self._patience_s:.0f} s; last: {error}") from error
+                failed.add(replica)
                 replica.set_aside()
 
     async def _in_session(self, session_id: str, method: str, path: str, json: Any = None) -> Any:
