@@ -4,6 +4,7 @@ import io
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,7 +55,8 @@ def run(folder: Path, job: dict, name: str = "job") -> tuple[int, list[dict]]:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(job), encoding="utf-8")
     stream = io.StringIO()
-    code = run_job_file(str(path), stream)
+    with mock.patch.dict(os.environ):  # a job has a process of its own, and may set its variables
+        code = run_job_file(str(path), stream)
     return code, [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
