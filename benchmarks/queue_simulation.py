@@ -83,7 +83,8 @@ def check(episodes: int = 32, at_once: int = 8, engines: int = 2, answer_s: floa
 
 def _with_service(engines: int, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     """What `work` returns of a client of a service of its own."""
-    from orchestrator.config import EnvSection, RolloutSection
+    from orchestrator.config import RolloutSection
+    from orchestrator.config_services import EnvSection
     from orchestrator.placement import EnvPlacement
     from tiny_run import free_port
 

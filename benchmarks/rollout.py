@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from orchestrator.config import DEFAULT_MODEL, EnvSection, PolicySection, TaskSet
+from orchestrator.config import DEFAULT_MODEL, TaskSet
+from orchestrator.config_services import EnvSection, PolicySection
 from orchestrator.env_client import EnvClient
 from orchestrator.prompts import load_prompt, parse_action
 from orchestrator.records import Episode, Message

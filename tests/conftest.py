@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from orchestrator.config import EnvSection
+from orchestrator.config_services import EnvSection
 from tiny_run import free_port
 
 

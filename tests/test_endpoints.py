@@ -9,7 +9,8 @@ from pathlib import Path
 
 import chat_server
 import pytest
-from orchestrator.config import PolicySection, RolloutSection
+from orchestrator.config import RolloutSection
+from orchestrator.config_services import PolicySection
 from orchestrator.endpoints import Conversation, Unanswerable, keys
 from orchestrator.http import Refused, Unavailable
 from orchestrator.placement import PolicyPlacement

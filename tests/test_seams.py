@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator.config import DEFAULT_MODEL, EnvSection, LoraSection, ScratchModel, TrainSection
+from orchestrator.config import DEFAULT_MODEL, ScratchModel
+from orchestrator.config_services import EnvSection
+from orchestrator.config_training import LoraSection, TrainSection
 from orchestrator.process import ServiceError
 from orchestrator.stages import LOSS_OPTIONS
 from orchestrator.versions import read_checkpoint

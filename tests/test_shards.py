@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from orchestrator.config import ConfigError, EnvSection, RaySection, RolloutSection
+from orchestrator.config import ConfigError, RaySection, RolloutSection
 from orchestrator.config_file import load_config
+from orchestrator.config_services import EnvSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy
@@ -33,7 +34,8 @@ TASK = Task(task_id="task-3-find-non-living-thing:0", task_type="task-3-find-non
 PLAYS = f"""
 import asyncio
 from functools import partial
-from orchestrator.config import EnvSection, RolloutSection
+from orchestrator.config import RolloutSection
+from orchestrator.config_services import EnvSection
 from orchestrator.env_client import Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy

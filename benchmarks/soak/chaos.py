@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import EnvSection
+from orchestrator.config_services import EnvSection
 
 from orchestrator import process, services
 

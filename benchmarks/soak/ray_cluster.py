@@ -48,7 +48,8 @@ def story(episode: Any) -> dict[str, Any]:
 
 async def play(out: Path, policy_url: str, tasks: int, ray: dict[str, Any] | None, finished: Callable[[Any], None]) -> list[Any]:
     """The first tasks of the split, here or on the cluster."""
-    from orchestrator.config import EnvSection, RaySection, RolloutSection
+    from orchestrator.config import RaySection, RolloutSection
+    from orchestrator.config_services import EnvSection
     from orchestrator.episode import Assignment, Player
     from orchestrator.placement import EnvPlacement
     from orchestrator.policy_client import PolicyClient, Sampling

@@ -19,7 +19,7 @@ STEPS = 1500
 ORCHESTRATOR = """
 import asyncio, json, sys
 from pathlib import Path
-from orchestrator.config import RayJobsSection
+from orchestrator.config_training import RayJobsSection
 from orchestrator.launchers import ray
 
 def tell(event):

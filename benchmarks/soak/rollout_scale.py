@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from orchestrator.config import EnvSection
+from orchestrator.config_services import EnvSection
 from orchestrator.records import Episode
 
 from orchestrator import jsonl, process, services

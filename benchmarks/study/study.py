@@ -51,8 +51,7 @@ class Study:
     def carry_out(self, seeds: list[int]) -> None:
         """Everything that is not done yet, a seed at a time."""
         for seed in seeds:
-            last = max((arm["from"] for arm in self.arms.values()), key=lambda stage: stage.startswith("explore"))
-            self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=last)
+            self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=self.plan["until"])
             for name, arm in self.arms.items():
                 if seed == seeds[0] and "choose" in arm:
                     for number, choice in enumerate(arm["choose"]):
@@ -81,16 +80,14 @@ class Study:
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         if (self.runs / name / "report.json").exists() or (until and (self.runs / name / "stages" / until / "done.json").exists()):
             return
-        if until:
-            config = {**config, "iterations": 1}
         print(f"== {name}", flush=True)
         command = [ETO, "run", str(file), "--runs", str(self.runs), "--keep-services", *(["--until", until] if until else [])]
         subprocess.run([*command, *(["--from", origin] if origin else [])], cwd=ROOT, check=True)
 
     def _evaluated(self, run: str) -> dict[str, Episode]:
-        """The last evaluation of a run, by task."""
-        files = sorted((self.runs / run / "stages").glob("evaluate-*/episodes.jsonl"), key=lambda f: f.stat().st_mtime)
-        return {e.task_id: e for e in jsonl.read(files[-1], Episode)} if files else {}
+        """The last finished evaluation of a run, by task."""
+        done = sorted((self.runs / run / "stages").glob("evaluate-*/done.json"), key=lambda f: f.stat().st_mtime)
+        return {e.task_id: e for e in jsonl.read(done[-1].with_name("episodes.jsonl"), Episode)} if done else {}
 
     def tested(self, arm: str, seeds: list[int]) -> Seeded:
         """An arm's test episodes."""
@@ -121,7 +118,7 @@ def row(name: str, episodes: Seeded, control: Seeded, trained: list[dict[str, An
     won = wilson(sum(e.success for e in episodes.values()), len(episodes))
     turns = [(step, loop) for e in episodes.values() for step, loop in zip(e.steps, repeated(e), strict=False)]
     against = {}
-    if name != "control" and episodes.keys() & control.keys() and episodes is not control:
+    if episodes.keys() & control.keys():
         difference = paired_difference(
             {k: e.score for k, e in episodes.items()}, {k: e.score for k, e in control.items()}, cluster_of=lambda key: key[1]
         )

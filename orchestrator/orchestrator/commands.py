@@ -16,17 +16,9 @@ from rich.table import Table
 from orchestrator import chat_template, jsonl, pairs, process, services, versions
 from orchestrator import estimate as estimates
 from orchestrator import rollout as rollouts
-from orchestrator.config import (
-    ENV_PORTS,
-    ConfigError,
-    EnvSection,
-    PolicySection,
-    RolloutSection,
-    RunConfig,
-    TaskSet,
-    TrainerSection,
-    server_urls,
-)
+from orchestrator.config import ConfigError, RolloutSection, RunConfig, TaskSet
+from orchestrator.config_services import ENV_PORTS, EnvSection, PolicySection, server_urls
+from orchestrator.config_training import TrainerSection
 from orchestrator.env_client import EnvClient
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy

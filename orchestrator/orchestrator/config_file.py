@@ -9,24 +9,25 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.config import (
     FRESH,
     NAMED,
-    CollapseSection,
     ConfigError,
     DevSection,
-    DockerSection,
     EarlyStopSection,
-    EnvSection,
     EvaluateSet,
     ExploreSection,
-    GrpoSection,
-    LoraSection,
-    PolicySection,
-    RayJobsSection,
     RaySection,
     RolloutSection,
     RunConfig,
     ScratchModel,
-    SourceSection,
     TaskSet,
+)
+from orchestrator.config_services import EnvSection, PolicySection
+from orchestrator.config_training import (
+    CollapseSection,
+    DockerSection,
+    GrpoSection,
+    LoraSection,
+    RayJobsSection,
+    SourceSection,
     TrainerSection,
     TrainSection,
 )

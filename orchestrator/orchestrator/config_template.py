@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator.config import ConfigError, EnvSection, RunConfig
+from orchestrator.config import ConfigError, RunConfig
+from orchestrator.config_services import EnvSection
 
 #: What an environment's splits are called, and how many tasks of each type a first run takes: it shall end within the hour on a CPU.
 SPLITS = {

@@ -14,7 +14,8 @@ from typing import Literal
 import httpx
 
 from orchestrator import __version__, places, process, services
-from orchestrator.config import EnvSection, PolicySection, RunConfig
+from orchestrator.config import RunConfig
+from orchestrator.config_services import EnvSection, PolicySection
 from orchestrator.endpoints import keys
 
 GIB = 1 << 30

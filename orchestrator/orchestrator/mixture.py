@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.config import SourceSection
+from orchestrator.config_training import SourceSection
 from orchestrator.jsonl import DataFileError
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator import chat_template, process, services, versions
-from orchestrator.config import EnvSection, PolicySection, RolloutSection
+from orchestrator.config import RolloutSection
+from orchestrator.config_services import EnvSection, PolicySection
 from orchestrator.endpoints import Endpoint
 from orchestrator.env_client import EnvClient
 from orchestrator.policy_client import PolicyClient, SwapFailed

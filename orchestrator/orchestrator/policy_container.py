@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from orchestrator import engine, process, services, versions
-from orchestrator.config import PolicyDockerSection, PolicySection
+from orchestrator.config_services import PolicyDockerSection, PolicySection
 from orchestrator.policy_client import SwapFailed
 from orchestrator.process import Service, ServiceError
 
@@ -35,7 +35,7 @@ class PolicyContainer:
 
     def __init__(self, section: PolicySection, docker: PolicyDockerSection, owner: str) -> None:
         self._section, self._docker, self._owner = section, docker, owner
-        self._network = f"eto-policy-{section.port}"
+        self._network = f"eto-policy-{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
         self._container: Any = None
 
     async def start(self, model: str) -> None:
@@ -59,7 +59,6 @@ class PolicyContainer:
             ended = self._container.attrs["RestartCount"] > 0 or not self._container.attrs["State"]["Running"]
             if ended or time.monotonic() > deadline:
                 said = (await engine.reach(self._container.logs, tail=LOG_LINES)).decode(errors="replace")
-                await engine.reach(self._container.remove, v=True, force=True)
                 raise ServiceError(f"the policy's container {'ended' if ended else 'was not ready'}. Its last words:\n{said}")
             await asyncio.sleep(engine.POLL_S)
 
@@ -92,17 +91,21 @@ class PolicyContainer:
         return INSIDE / name
 
     def stop(self) -> None:
-        """Remove the container with its volume and network, and the tunnel."""
+        """Remove the container with its volume and network, and the tunnel. Raises ServiceError where the engine does not answer."""
         if (tunnel := process.find(TUNNEL)) is not None and tunnel.owner == self._owner:
             process.stop(tunnel)
         if self._container is not None:
-            self._container.stop(timeout=STOP_S)
-            self._container.remove(v=True)
-            self._container.client.networks.get(self._network).remove()
+            try:
+                self._container.stop(timeout=STOP_S)
+                self._container.remove(v=True)
+                self._container.client.networks.get(self._network).remove()
+            except OSError as error:  # what the SDK raises is one
+                name, where = self._container.name, self._docker.engine or "this machine's engine"
+                raise ServiceError(f"the policy's container {name} on {where} could not be removed: {error}. Remove it there.") from error
 
     def _found(self, client: Any, label: str) -> Any:
-        """The running container of the same settings; others of this address are removed."""
-        for found in client.containers.list(all=True, filters={"label": f"{LABEL}={self._section.port}"}):
+        """The run's running container of the same settings; others of the run are removed."""
+        for found in client.containers.list(all=True, filters={"label": f"{LABEL}={self._owner}"}):
             if found.labels.get(SETTINGS) == label and found.attrs["State"]["Running"]:
                 return found
             found.remove(v=True, force=True)
@@ -115,7 +118,7 @@ class PolicyContainer:
         if not client.networks.list(names=[f"^{self._network}$"]):
             client.networks.create(self._network)
         options["network"] = self._network  # of its own: others on a shared one could reach it too
-        options["labels"] = {LABEL: str(self._section.port), SETTINGS: label, FIRST: name or ""}
+        options["labels"] = {LABEL: self._owner, SETTINGS: label, FIRST: name or ""}
         return client.containers.create(**options)
 
     def _filled_and_started(self, model: str) -> None:

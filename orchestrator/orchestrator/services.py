@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from orchestrator import places, process
-from orchestrator.config import DEFAULT_MODEL, EnvSection, PolicySection
+from orchestrator.config import DEFAULT_MODEL
+from orchestrator.config_services import EnvSection, PolicySection
 from orchestrator.process import Running, Service
 
 #: A model of some billion weights is downloaded, loaded and compiled in less.

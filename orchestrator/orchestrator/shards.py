@@ -18,7 +18,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from orchestrator import places, ray_cluster, rollout
-from orchestrator.config import EnvSection, RaySection, RolloutSection
+from orchestrator.config import RaySection, RolloutSection
+from orchestrator.config_services import EnvSection
 from orchestrator.endpoints import Unanswerable
 from orchestrator.env_client import EnvClient, SessionLost
 from orchestrator.episode import Assignment, Chat, EpisodeFailed, Player

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from orchestrator import best, collapse, jsonl, pairs, rollout, selection, versions
-from orchestrator.config import JobSection, RunConfig, SourceSection, TaskSet
+from orchestrator.config import RunConfig, TaskSet
+from orchestrator.config_training import JobSection, SourceSection
 from orchestrator.env_client import EnvClient, Task
 from orchestrator.episode import Assignment, Player
 from orchestrator.experts import GoldPolicy

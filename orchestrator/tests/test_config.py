@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-from orchestrator.config import ConfigError, EnvSection, PolicySection, RunConfig
+from orchestrator.config import ConfigError, RunConfig
 from orchestrator.config_file import load_config
+from orchestrator.config_services import EnvSection, PolicySection
 
 GOOD = """name: one
 train_tasks: {split: eto-train, per_type: 2}

@@ -1,7 +1,8 @@
 """What the docker launcher asks of an engine and how it reads its answers; the engine itself is met in the soak."""
 
 import pytest
-from orchestrator.config import DockerSection, EnvSection, PolicySection, TrainerSection
+from orchestrator.config_services import EnvSection, PolicySection
+from orchestrator.config_training import DockerSection, TrainerSection
 from orchestrator.launchers import docker
 from pydantic import ValidationError
 

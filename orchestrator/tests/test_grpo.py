@@ -1,7 +1,7 @@
 """What GRPO's stages make of episodes and settings."""
 
 from builders import played
-from orchestrator.config import GrpoSection, TrainSection
+from orchestrator.config_training import GrpoSection, TrainSection
 from orchestrator.prompts import load_prompt
 from orchestrator.stages import as_shown, mixed, train_settings
 

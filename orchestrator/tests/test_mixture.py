@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator.config import ConfigError, RunConfig, SourceSection
+from orchestrator.config import ConfigError, RunConfig
 from orchestrator.config_file import load_config
+from orchestrator.config_training import SourceSection
 from orchestrator.jsonl import DataFileError
 from orchestrator.mixture import ConversationLine, PairLine, mix, mixed_lines
 

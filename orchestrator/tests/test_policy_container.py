@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from orchestrator.config import PolicyDockerSection, PolicySection
+from orchestrator.config_services import PolicyDockerSection, PolicySection
 from orchestrator.policy_container import PolicyContainer, container_options, ssh_host, tunnel
 from pydantic import ValidationError
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator import engine, versions
-from orchestrator.config import DockerSection
+from orchestrator.config_training import DockerSection
 from orchestrator.launchers import local
 from orchestrator.launchers.local import JobFailed, JobKilled
 from orchestrator.run_store import file_sha256

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import ray_cluster, versions
-from orchestrator.config import RayJobsSection
+from orchestrator.config_training import RayJobsSection
 from orchestrator.http import Unavailable
 from orchestrator.launchers import local
 from orchestrator.launchers.local import JobFailed

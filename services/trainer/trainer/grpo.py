@@ -40,6 +40,11 @@ def rewards_are_recorded(**_: Any) -> list[float | None]:
     raise TrainingError("a grpo job was asked for rewards: they are in its data")
 
 
+def _rows(inputs: dict[str, Tensor]) -> Tensor:
+    """Return the sample that each recorded token belongs to."""
+    return inputs["rows"] if "layout" in inputs else torch.nonzero(inputs["loss_mask"][:, 1:])[:, 0]
+
+
 class GrpoTrainer(AgentTrainer, GRPOTrainer):  # type: ignore[misc]
     """Group-relative policy optimisation over the tokens that the policy drew."""
 
@@ -61,7 +66,7 @@ class GrpoTrainer(AgentTrainer, GRPOTrainer):  # type: ignore[misc]
     ) -> Tensor:
         """Return TRL's loss of one pass. The ratio is taken to the log-probabilities that the rollout recorded."""
         self.given, count = inputs, len(inputs["advantages"])
-        rows = inputs["rows"] if "layout" in inputs else torch.nonzero(inputs["loss_mask"][:, 1:])[:, 0]
+        rows = _rows(inputs)
         recorded = by_row(inputs["recorded"], rows, count)
         # TRL counts over the steps of a generation, which are one here, also where the last step has fewer passes
         share = (self.args.steps_per_generation or 1) / self.current_gradient_accumulation_steps
@@ -93,8 +98,7 @@ class GrpoTrainer(AgentTrainer, GRPOTrainer):  # type: ignore[misc]
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor, None]:
         logps, entropies = self._scores(model)
         self.count(gap=(logps - self.given["recorded"]).abs().sum())
-        rows = self.given["rows"] if "layout" in self.given else torch.nonzero(self.given["loss_mask"][:, 1:])[:, 0]
-        count = len(self.given["advantages"])
+        rows, count = _rows(self.given), len(self.given["advantages"])
         return by_row(logps, rows, count), by_row(entropies, rows, count), None
 
     def _step_terms(self, sums: dict[str, float]) -> dict[str, float]:
