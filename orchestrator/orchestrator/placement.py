@@ -70,8 +70,8 @@ class PolicyPlacement:
         self._model = model
         manifest = versions.read_checkpoint(Path(model))
         version = manifest.version if manifest is not None else model
-        if self._container is not None:
-            await self._container.start(model)
+        if self._container is not None and await self._container.start(model):
+            self.client.endpoints.all[0].version = None  # what it answered with went with the container before
         if self._section.url is not None or self._container is not None:
             await self._serve_remotely(version, Path(model) if manifest is not None and manifest.probe is not None else None)
         else:

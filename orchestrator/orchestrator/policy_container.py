@@ -27,6 +27,13 @@ TUNNEL = "policy-tunnel"
 INSIDE = PurePosixPath("/models")
 PORT = 8000  # inside
 STOP_S = 20
+#: What of a model's config.json must be the same for its weights to fit into a running server.
+SHAPE = frozenset(
+    {
+        *("architectures", "vocab_size", "hidden_size", "intermediate_size", "tie_word_embeddings"),
+        *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    }
+)
 LOG_LINES = 12
 
 
@@ -38,14 +45,18 @@ class PolicyContainer:
         self._network = f"eto-policy-{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
         self._container: Any = None
 
-    async def start(self, model: str) -> None:
-        """Have a server up that can take `model`: the one that there is, or a new one started on it. Raises ServiceError, Unavailable."""
+    async def start(self, model: str) -> bool:
+        """Have a server up that can take `model`: the one that there is, or a new one started on it. Returns whether it is new.
+
+        Raises ServiceError, Unavailable.
+        """
         docker = engine.sdk()
         label = self._label(model)
         try:
             client = await engine.reach(engine.connect, self._docker.engine)
             self._container = await engine.reach(self._found, client, label)
-            if self._container is None:
+            new = self._container is None
+            if new:
                 self._container = await engine.reach(self._created, client, label, model)
                 await engine.reach(self._filled_and_started, model)
         except docker.errors.ImageNotFound as missing:
@@ -61,6 +72,7 @@ class PolicyContainer:
                 said = (await engine.reach(self._container.logs, tail=LOG_LINES)).decode(errors="replace")
                 raise ServiceError(f"the policy's container {'ended' if ended else 'was not ready'}. Its last words:\n{said}")
             await asyncio.sleep(engine.POLL_S)
+        return new
 
     async def reachable(self) -> None:
         """Have a tunnel to the server up, where it needs one. Raises ServiceError."""
@@ -129,7 +141,7 @@ class PolicyContainer:
     def _label(self, model: str) -> str:
         """The same for all models that one server can take: settings and architecture, or the name of a model that is not here."""
         config = Path(model) / "config.json"
-        shape = config.read_text() if config.is_file() else model
+        shape = {k: v for k, v in json.loads(config.read_text()).items() if k in SHAPE} if config.is_file() else model
         settings = [self._section.model_dump(mode="json"), shape]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -39,7 +39,11 @@ def test_an_engine_behind_ssh_is_reached_through_a_tunnel_and_one_here_is_not(mo
 
 
 def test_one_server_takes_every_checkpoint_of_an_architecture_and_no_other(tmp_path: Path) -> None:
-    shapes = {"one": '{"layers": 2}', "two": '{"layers": 2}', "other": '{"layers": 3}'}
+    shapes = {
+        "one": '{"num_hidden_layers": 2}',
+        "two": '{"num_hidden_layers": 2, "dtype": "bfloat16"}',
+        "other": '{"num_hidden_layers": 3}',
+    }
     for name, shape in shapes.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(shape)
