@@ -47,7 +47,10 @@ def connect(address: str | None) -> Any:
 
 
 async def reach(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """A blocking call of the SDK, again while the engine cannot be reached. Raises Unavailable, or the SDK's APIError at once."""
+    """A blocking call of the SDK, again while the engine cannot be reached. Raises Unavailable, or the SDK's APIError at once.
+
+    A connection may break after the engine has done what it was asked, so the call must be one that may be made twice.
+    """
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
         try:

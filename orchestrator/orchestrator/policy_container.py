@@ -94,7 +94,8 @@ class PolicyContainer:
             there, _ = await engine.reach(self._container.exec_run, ["test", "-d", name], workdir=str(INSIDE))
             if there != 0:
                 await engine.reach(engine.send, self._container, INSIDE, {f"{name}.part": checkpoint})
-                keep = f'mv {name}.part {name} && for d in v-*; do [ "$d" = "{name}" ] || [ "$d" = "{first}" ] || rm -rf "$d"; done'
+                others = f'for d in v-*; do [ "$d" = "{name}" ] || [ "$d" = "{first}" ] || rm -rf "$d"; done'
+                keep = f"{{ [ -d {name} ] || mv {name}.part {name}; }} && {others}"
                 code, said = await engine.reach(self._container.exec_run, ["sh", "-c", keep], workdir=str(INSIDE))
                 if code != 0:
                     raise SwapFailed(f"{checkpoint} could not be put into the policy's container: {said.decode(errors='replace').strip()}")
@@ -109,7 +110,8 @@ class PolicyContainer:
         if self._container is not None:
             try:
                 self._container.stop(timeout=STOP_S)
-                self._container.remove(v=True)
+                for ours in self._ours(self._container.client):
+                    ours.remove(v=True, force=True)
                 self._container.client.networks.get(self._network).remove()
             except OSError as error:  # what the SDK raises is one
                 name, where = self._container.name, self._docker.engine or "this machine's engine"
@@ -117,11 +119,16 @@ class PolicyContainer:
 
     def _found(self, client: Any, label: str) -> Any:
         """The run's running container of the same settings; others of the run are removed."""
-        for found in client.containers.list(all=True, filters={"label": f"{LABEL}={self._owner}"}):
+        for found in self._ours(client):
             if found.labels.get(SETTINGS) == label and found.attrs["State"]["Running"]:
                 return found
             found.remove(v=True, force=True)
         return None
+
+    def _ours(self, client: Any) -> list[Any]:
+        """All of the run: more than one where the answer to a creation was lost."""
+        found: list[Any] = client.containers.list(all=True, filters={"label": f"{LABEL}={self._owner}"})
+        return found
 
     def _created(self, client: Any, label: str, model: str) -> Any:
         path = Path(model)
