@@ -17,6 +17,10 @@ from orchestrator.config import ConfigError
 from orchestrator.records import Message
 
 
+#: What a template may raise that is applied to messages which it does not expect.
+FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """A template's text, and the token that ends a message in it, where its tokenizer names one."""
@@ -33,7 +37,7 @@ class ChatTemplate:
             return _compiled(self.source).render(
                 messages=[m.model_dump() for m in messages], add_generation_prompt=True, bos_token="", eos_token=self.eos_token
             )
-        except TemplateError as error:
+        except FAULTS as error:
             raise ConfigError(f"policy.template cannot be applied to this conversation: {error}. Take another, or leave it out.") from error
 
 
@@ -43,9 +47,12 @@ def load(path: Path) -> ChatTemplate:
     file = path / "chat_template.jinja" if path.is_dir() else path
     try:
         source = about["chat_template"] if "chat_template" in about and not file.exists() else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy.template {file} cannot be read: {error}. Give a Jinja file, or a model's directory.") from error
+    if not isinstance(source, str):
+        raise ConfigError(f"policy.template {path} has several templates. Write the one that is meant into a file, and give that.")
+    try:
         _compiled(source)
-    except OSError as error:
-        raise ConfigError(f"policy.template {file} cannot be read: {error.strerror}. Give a Jinja file, or a model's directory.") from error
     except TemplateError as error:
         raise ConfigError(f"policy.template {path} is no template: {error}.") from error
     eos = about.get("eos_token") or ""
@@ -54,7 +61,7 @@ def load(path: Path) -> ChatTemplate:
 
 def _about(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))  # what is no UTF-8 raises a ValueError too
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -86,10 +86,10 @@ class SharedWriter:
     async def _write(self) -> None:
         while self._waiting:
             some, self._waiting = self._waiting, []
-            error: OSError | None = None
+            error: Exception | None = None
             try:
                 await asyncio.to_thread(self._writer.append, *(record for record, _ in some))
-            except OSError as failure:
+            except Exception as failure:  # whatever it is, those that wait must hear of it
                 error = failure
             for _, written in some:
                 if written.done():  # whoever waited was cancelled

@@ -53,8 +53,12 @@ def mix(sources: Mapping[str, Sequence[Example]], weights: Sequence[float], seed
 
 def _read(file: Path, kind: type[Line]) -> list[Line]:
     """A file from elsewhere: its last line may lack its end, which means a torn record only in a file of ours."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFileError(f"{file} cannot be read: {error}. Give JSON lines in UTF-8.") from error
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             found += [kind.model_validate_json(line)] if line.strip() else []
         except ValidationError as error:

@@ -33,6 +33,9 @@ def test_a_models_directory_gives_its_template_and_the_token_that_ends_a_message
         ("{{ raise_exception('roles must alternate') }}", "cannot be applied to this conversation: roles must alternate"),
         ("{{ ''.__class__.__mro__ }}", "cannot be applied .* unsafe"),
         ("{{ messages.append(1) }}", "cannot be applied .* unsafe"),
+        ("{{ 1 / 0 }}", "cannot be applied .* division by zero"),
+        ("{{ messages[0] + 1 }}", "cannot be applied"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "cannot be applied .* too big"),
     ],
 )
 def test_a_template_that_is_none_or_refuses_or_reaches_out_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -44,3 +47,12 @@ def test_a_template_that_is_none_or_refuses_or_reaches_out_is_told(tmp_path: Pat
 def test_a_template_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.jinja")
+
+
+def test_a_file_that_is_no_text_and_a_model_of_several_templates_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "t.jinja")
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "default", "template": "x"}]}')
+    with pytest.raises(ConfigError, match="has several templates"):
+        load(tmp_path)

@@ -95,3 +95,9 @@ def test_the_agents_own_successes_are_a_source_of_rft() -> None:
     settings = {"method": "rft", "sft": {"data": [{"source": "experts"}, {"source": "own", "weight": 0.5}]}}
     found = RunConfig.model_validate(COMMON | settings).sft.data or []
     assert [(s.source, s.weight) for s in found] == [("experts", 1.0), ("own", 0.5)]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataFileError, match="own.jsonl cannot be read"):
+        mixed_lines([SourceSection(file=tmp_path / "own.jsonl")], {}, 0, ConversationLine)
