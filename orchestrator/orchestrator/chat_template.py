@@ -16,7 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from orchestrator.config import ConfigError
 from orchestrator.records import Message
 
-
 #: What a template may raise that is applied to messages which it does not expect.
 FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 

@@ -99,5 +99,5 @@ def test_the_agents_own_successes_are_a_source_of_rft() -> None:
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataFileError, match="own.jsonl cannot be read"):
+    with pytest.raises(DataFileError, match=r"own\.jsonl cannot be read"):
         mixed_lines([SourceSection(file=tmp_path / "own.jsonl")], {}, 0, ConversationLine)
