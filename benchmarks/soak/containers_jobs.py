@@ -47,7 +47,7 @@ def created(work: dict[str, Any], since: float) -> int:
 def launch(work: dict[str, Any], folder: Path, env: dict[str, str] | None = None, **settings: str) -> subprocess.Popen[str]:
     """An orchestrator of its own, to be killed."""
     code = (
-        "import asyncio, json, sys; from pathlib import Path; from orchestrator.config import DockerSection; "
+        "import asyncio, json, sys; from pathlib import Path; from orchestrator.config_training import DockerSection; "
         "from orchestrator.launchers import again, docker; "
         "job, folder, section = json.loads(sys.argv[1]), Path(sys.argv[2]), DockerSection(**json.loads(sys.argv[3])); "
         "asyncio.run(again.until_done(lambda: docker.run_job(job, folder, print, section), print, 2))"
