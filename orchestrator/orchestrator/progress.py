@@ -74,7 +74,7 @@ class StageProgress:
         now = time.monotonic()
         if not self._display.live and now - self._spoke > QUIET_S:
             self._spoke = now
-            self._display.console.print(f"  {self._name}: {done}/{self._total} | {detail}", highlight=False, soft_wrap=True)
+            self._display.console.print(f"  {self._name}: {done}/{self._total} | {detail}", highlight=False, markup=False, soft_wrap=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The stage is done."""
@@ -114,7 +114,7 @@ class Display:
     def stage(self, name: str, kind: str) -> Iterator[StageProgress]:
         """The bar of one stage."""
         if not self.live:
-            self.console.print(f"begin {name}", highlight=False, soft_wrap=True)
+            self.console.print(f"begin {name}", highlight=False, markup=False, soft_wrap=True)
         progress = StageProgress(self, name)
         self.bars.start()
         try:
@@ -129,12 +129,12 @@ class Display:
 
     def note(self, text: str) -> None:
         """A sentence."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def line(self, word: str, name: str, duration: str, summary: dict[str, Any]) -> None:
         """One line per stage."""
         facts = ", ".join(f"{k} {_short(v)}" for k, v in summary.items() if not isinstance(v, dict))
-        self.console.print(f"{word}  {name:<16} {duration:>9}  {facts}", highlight=False, soft_wrap=True)
+        self.console.print(f"{word}  {name:<16} {duration:>9}  {facts}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
