@@ -1,7 +1,7 @@
 #!services/trainer/.venv/bin/python
 """Real (non-padding) tokens a CPU second: our trainer, TRL as it comes, and the reference's way, on the same trajectories in one run.
 
-    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data DIR] [--sft 7] [--dpo 5] [--measure sft dpo] [--seed 0]
+    make bench ONLY=train, or benchmarks/train.py [--model DIR] [--data DIR] [--sft 7] [--dpo 5] [--measure sft dpo] [--steps 2]
 
 Arms (benchmarks/train_arms.py), each with the same weights and arithmetic (bf16 autocast over float32 weights):
 - ours: python -m trainer's own classes.
@@ -10,12 +10,14 @@ Arms (benchmarks/train_arms.py), each with the same weights and arithmetic (bf16
   reference.
 Trajectories: AgentTraj's of WebShop, ALFWorld and ScienceWorld (ETO_DATA/experts), a seeded sample of so many in all, from each set in
 proportion to its size, cut at 2,048 tokens as a job with that max_length cuts them. A pair is one of them against another of its
-environment, cut as pairs are. Each environment is one optimiser step of each arm. Counted are forward and backward passes; the optimiser,
-the same in every arm and once for 32 to 64 rows in a job, is left out. A DPO job's reference log-probabilities are spread over the three
-epochs that it has. Passes hold 2 conversations or 1 pair in TRL's and the reference's arm (their logits fill the memory), and up to 4
-conversations or 2 pairs in ours (a job's default is up to 8). Methods are measured one after the other, on one thread; intervals are
-bootstrapped over passes, within environments. Losses of three steps in float32 are compared on a small model that is trained on one
-conversation or pair of each environment. Writes benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
+environment, cut as pairs are. An environment's rows are one optimiser step, taken once to warm up and then --steps times. Counted are
+forward and backward passes; the optimiser, the same in every arm and once for 32 to 64 rows in a job, is left out. A DPO job's reference
+log-probabilities are spread over the three epochs that it has. Passes hold 2 conversations or 1 pair in TRL's and the reference's arm
+(their logits fill the memory), and up to 4 conversations or 2 pairs in ours (a job's default is up to 8). Each arm is a process of its
+own, one after the other, on one thread. Intervals are bootstrapped over the
+passes of both arms, within environments: they speak of the machine's noise, not of other trajectories. Losses of three steps in float32
+are compared on a small model that is trained on one conversation or pair of each environment. Writes benchmarks/out/train.json; where one
+method is measured, the other's figures in it stay.
 """
 
 import argparse
@@ -89,41 +91,35 @@ def examples_of(method: str, folder: Path, tokenizer: Any, counts: dict[str, int
     return dpo_examples(tokenizer, pairs, REFERENCE_LENGTH)
 
 
-def measure(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one step with every arm, an environment at a time, on the model that is measured."""
-    from train_arms import ARMS, Setting, run
+def measure(method: str, arm: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with one arm, an environment at a time, on the model that is measured."""
+    from train_arms import Setting, run
     from trainer.batches import fit_micro_batch
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    result: dict[str, Any] = {"precision": arguments.precision, "seed": arguments.seed, "environments": {}}
+    result: dict[str, Any] = {}
     for env, count in proportional(arguments.data, getattr(arguments, method)).items():
         rows = examples_of(method, arguments.data, tokenizer, {env: count}, arguments.seed)
         n = len(rows.rows)
-        here: dict[str, Any] = {"rows": n, "tokens": rows.tokens, "loss_tokens": rows.loss_tokens, "cut": rows.truncated}
-        for arm in ARMS:
-            size = fit_micro_batch(n, MICRO_BATCH_SIZE[method][arm], 1)
-            clock = run(
-                arm,
-                rows,
-                tokenizer,
-                Setting(arguments.model, method, size, n, 1, 1e-5, arguments.precision),
-                folder / f"{env}-{method}-{arm}",
-            )
-            here[arm] = {
-                "passes_cpu_s": [round(s, 3) for s in clock.passes],
-                "reference_cpu_s": round(clock.reference_s / EPOCHS_OF_A_JOB, 2),
-                "loss": clock.losses[0],
-            }
-            speed = rows.tokens / seconds(here[arm])
-            print(f"{method:<4} {env:<9} {arm:<10} {speed:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
-        result["environments"][env] = here
+        size = fit_micro_batch(n, MICRO_BATCH_SIZE[method][arm], 1)
+        setting = Setting(arguments.model, method, size, n, 1 + arguments.steps, 1e-5, arguments.precision)
+        clock = run(arm, rows, tokenizer, setting, folder / env)
+        here = {
+            "passes_cpu_s": [round(s, 3) for s in clock.passes[n // size :]],
+            "warm_up_cpu_s": [round(s, 3) for s in clock.passes[: n // size]],
+            "reference_cpu_s": round(clock.reference_s / EPOCHS_OF_A_JOB, 2),
+            "losses": clock.losses,
+        }
+        result[env] = {"rows": n, "tokens": rows.tokens, "loss_tokens": rows.loss_tokens, "cut": rows.truncated, arm: here}
+        speed = rows.tokens / seconds(here, arguments.steps)
+        print(f"{method:<4} {env:<9} {arm:<10} {speed:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
     return result
 
 
-def seconds(arm: dict[str, Any]) -> float:
-    """CPU seconds of an arm."""
-    return float(sum(arm["passes_cpu_s"])) + float(arm["reference_cpu_s"])
+def seconds(arm: dict[str, Any], steps: int) -> float:
+    """CPU seconds that an arm takes for one step."""
+    return float(sum(arm["passes_cpu_s"])) / steps + float(arm["reference_cpu_s"])
 
 
 def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -143,32 +139,52 @@ def losses(method: str, arguments: argparse.Namespace, folder: Path) -> dict[str
     return {"losses": found, "largest_difference": worst}
 
 
-def interval(environments: list[dict[str, Any]], other: str) -> list[float]:
+def interval(environments: list[dict[str, Any]], other: str, steps: int) -> list[float]:
     """95 % interval of the ratio of an arm's seconds to ours, passes drawn anew within environments."""
     draw = random.Random(0)
-    ratios = []
-    for _ in range(RESAMPLES):
-        sums = {"ours": 0.0, other: 0.0}
-        for here in environments:
-            for arm in sums:
-                passes = here[arm]["passes_cpu_s"]
-                sums[arm] += sum(draw.choices(passes, k=len(passes))) + here[arm]["reference_cpu_s"]
-        ratios.append(sums[other] / sums["ours"])
-    ratios.sort()
+
+    def drawn(arm: dict[str, Any]) -> dict[str, Any]:
+        return arm | {"passes_cpu_s": draw.choices(arm["passes_cpu_s"], k=len(arm["passes_cpu_s"]))}
+
+    ratios = sorted(
+        ratio([{arm: drawn(here[arm]) for arm in ("ours", other)} for here in environments], other, steps) for _ in range(RESAMPLES)
+    )
     return [round(ratios[int(RESAMPLES * q)], 2) for q in (0.025, 0.975)]
 
 
-def ratio(environments: list[dict[str, Any]], other: str) -> float:
+def ratio(environments: list[dict[str, Any]], other: str, steps: int) -> float:
     """How many times our seconds another arm takes."""
-    return round(sum(seconds(here[other]) for here in environments) / sum(seconds(here["ours"]) for here in environments), 2)
+    return sum(seconds(here[other], steps) for here in environments) / sum(seconds(here["ours"], steps) for here in environments)
 
 
-def worker(method: str, arguments: argparse.Namespace) -> None:
-    """What a process of its own does: print its measurements as JSON."""
+def in_own_process(method: str, part: str) -> dict[str, Any]:
+    """What `worker` prints. Raises SystemExit."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", method, part]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{method}, {part}: its process ended with {done.returncode} (-9: out of memory)")
+    return dict(json.loads(done.stdout))
+
+
+def worker(method: str, part: str, arguments: argparse.Namespace) -> None:
+    """What a process of its own does: print the measurements of an arm, or the losses of all, as JSON."""
+    sys.stdout = sys.stderr
     with tempfile.TemporaryDirectory() as folder:
-        compared = losses(method, arguments, Path(folder))
-        measured = measure(method, arguments, Path(folder))
-    sys.__stdout__.write(json.dumps({**measured, "float32": compared}))  # type: ignore[union-attr]
+        told = losses(method, arguments, Path(folder)) if part == "losses" else measure(method, part, arguments, Path(folder))
+    sys.__stdout__.write(json.dumps(told))  # type: ignore[union-attr]
+
+
+def measure_method(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every arm in turn."""
+    from train_arms import ARMS
+
+    load = os.getloadavg()[0]
+    result: dict[str, Any] = {"precision": arguments.precision, "seed": arguments.seed, "steps": arguments.steps, "environments": {}}
+    for arm in ARMS:
+        for env, here in in_own_process(method, arm).items():
+            result["environments"].setdefault(env, {}).update(here)
+    return {**result, "load_average_before": load, "load_average_after": os.getloadavg()[0], "float32": in_own_process(method, "losses")}
 
 
 def main() -> int:
@@ -181,13 +197,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample of trajectories")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--measure", nargs="+", default=["sft", "dpo"], choices=["sft", "dpo"])
-    parser.add_argument("--worker", choices=["sft", "dpo"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=2, help="that are counted, after one to warm up")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        sys.stdout = sys.stderr
-        worker(arguments.worker, arguments)
+        worker(*arguments.worker, arguments)
         return 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
     # a method that is not measured now keeps the figures it has
     result: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() and len(arguments.measure) == 1 else {"methods": {}}
     result |= {
@@ -196,20 +211,16 @@ def main() -> int:
         "model": arguments.model.name,
     }
     for method in arguments.measure:
-        command = [sys.executable, __file__, *sys.argv[1:], "--worker", method]
-        load = os.getloadavg()[0]
-        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
-        if done.returncode:
-            print(f"{method}: its process ended with {done.returncode} (-9: out of memory)", file=sys.stderr)
-            return 1
-        result["methods"][method] = {**json.loads(done.stdout), "load_average_before": load, "load_average_after": os.getloadavg()[0]}
+        result["methods"][method] = measure_method(method, arguments)
     missed = False
     for method, measured in result["methods"].items():
         for other in ("trl", "reference"):
             name, environments = f"{method}_vs_{other}", list(measured["environments"].values())
-            result[name], result[f"{name}_interval"] = ratio(environments, other), interval(environments, other)
+            steps = measured["steps"]
+            result[name] = round(ratio(environments, other, steps), 2)
+            result[f"{name}_interval"] = interval(environments, other, steps)
             missed |= result[name] < TARGETS[name]
-            each = ", ".join(f"{env} {ratio([here], other):.2f}" for env, here in measured["environments"].items())
+            each = ", ".join(f"{env} {ratio([here], other, steps):.2f}" for env, here in measured["environments"].items())
             print(f"{name:<18} {result[name]:6.2f}  95 % {result[f'{name}_interval']}  target {TARGETS[name]}  ({each})")
         worst = measured["float32"]["largest_difference"]
         missed |= worst > LOSS_TOLERANCE

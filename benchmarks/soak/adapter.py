@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint,
     talks = [[{"role": "user", "content": f"Open door {n}."}, {"role": "assistant", "content": f"Action: open door {n}"}] for n in range(8)]
     (folder / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     base = train(folder, "base", method="init", init={"vocab_size": 512, "hidden_size": 128, "layers": 2, "heads": 4})
-    settings = {"learning_rate": 0.02, "batch_size": 8, "epochs": 20, "max_length": 256, "precision": "fp32"}
+    settings = {"learning_rate": 0.02, "batch_size": 8, "epochs": 60, "max_length": 256, "precision": "fp32"}
     lora = {"r": 8, "alpha": 16, "merge": False}
     return folder, base, train(folder, "tuned", method="sft", model=str(folder / "base"), lora=lora, **settings)
 

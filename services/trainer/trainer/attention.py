@@ -42,6 +42,8 @@ def attend(
         query, key, value = (t.to(torch.get_autocast_dtype(query.device.type)) for t in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) if groups > 1 else t for t in (key, value))
+    if query.device.type == "cpu":
+        return _attend_on_cpu(query, key, value, scaling, layout), None
     outputs = []
     for part in layout:
         q, k, v = (t[:, :, part.start : part.start + part.tokens] for t in (query, key, value))
@@ -49,37 +51,53 @@ def attend(
             outputs.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling))
             continue
         before = slice(part.beginning, part.beginning + part.shared)
-        if q.device.type == "cpu":
-            outputs.append(_after_beginning(q, k, v, key[:, :, before], value[:, :, before], scaling))
-        else:
-            mask = torch.ones(part.tokens, part.shared + part.tokens, dtype=torch.bool, device=q.device).tril(part.shared)
-            k, v = torch.cat([key[:, :, before], k], 2), torch.cat([value[:, :, before], v], 2)
-            outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
+        mask = torch.ones(part.tokens, part.shared + part.tokens, dtype=torch.bool, device=q.device).tril(part.shared)
+        k, v = torch.cat([key[:, :, before], k], 2), torch.cat([value[:, :, before], v], 2)
+        outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
-class _AfterBeginning(torch.autograd.Function):
-    """Attention to a whole beginning and, causally, to the queries' own keys."""
+class _OnCpu(torch.autograd.Function):
+    """All parts in one node of the graph: as slices, each part's gradients would be laid into tensors of the whole row and added up."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, k_before: Tensor, v_before: Tensor, scale: float) -> Tensor:
-        own, own_sum = _flash(q, k, v, 0.0, True, scale=scale)
-        before, before_sum = _flash(q, k_before, v_before, 0.0, False, scale=scale)
-        logsumexp = torch.logaddexp(own_sum, before_sum)
-        share = (own_sum - logsumexp).exp_()[..., None]
-        out = torch.lerp(before.float(), own.float(), share).to(q.dtype)
-        ctx.save_for_backward(q, k, v, k_before, v_before, out, logsumexp)
-        ctx.scale = scale
-        return out
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, layout: list[Part]) -> Tensor:
+        out = q.new_empty(1, q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+        sums = q.new_empty(q.shape[:3], dtype=torch.float32)
+        for part in layout:
+            own, before = _places(part)
+            here, logsumexp = _flash(q[:, :, own], k[:, :, own], v[:, :, own], 0.0, True, scale=scale)
+            if part.shared:
+                whole, whole_sum = _flash(q[:, :, own], k[:, :, before], v[:, :, before], 0.0, False, scale=scale)
+                joint = torch.logaddexp(logsumexp, whole_sum)
+                share = (logsumexp - joint).exp_()[..., None]
+                here, logsumexp = torch.lerp(whole.float(), here.float(), share), joint
+            out[:, :, own], sums[:, :, own] = here, logsumexp
+        ctx.save_for_backward(q, k, v, out, sums)
+        ctx.scale, ctx.layout = scale, layout
+        return out.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, k_before, v_before, out, logsumexp = ctx.saved_tensors
-        # with the joint output and log-sum-exp each half's gradients are those of the whole
-        dq, dk, dv = _flash_backward(gradients[0], q, k, v, out, logsumexp, 0.0, True, scale=ctx.scale)
-        dq_before, dk_before, dv_before = _flash_backward(gradients[0], q, k_before, v_before, out, logsumexp, 0.0, False, scale=ctx.scale)
-        return dq + dq_before, dk, dv, dk_before, dv_before, None
+        q, k, v, out, sums = ctx.saved_tensors
+        gradient = gradients[0].transpose(1, 2)
+        dq, dk, dv = (torch.zeros(t.shape, dtype=torch.float32) for t in (q, k, v))
+        for part in ctx.layout:
+            own, before = _places(part)
+            # with the joint output and log-sum-exp each half's gradients are those of the whole
+            for keys, causal in ((own, True), (before, False))[: 2 if part.shared else 1]:
+                taken = (gradient[:, :, own], q[:, :, own], k[:, :, keys], v[:, :, keys], out[:, :, own], sums[:, :, own])
+                found = _flash_backward(*taken, 0.0, causal, scale=ctx.scale)
+                dq[:, :, own] += found[0]
+                dk[:, :, keys] += found[1]
+                dv[:, :, keys] += found[2]
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
 
 
-_after_beginning: Any = _AfterBeginning.apply
+def _places(part: Part) -> tuple[slice, slice]:
+    """Where a part's own tokens and those of its beginning stand in the row."""
+    return slice(part.start, part.start + part.tokens), slice(part.beginning, part.beginning + part.shared)
+
+
+_attend_on_cpu: Any = _OnCpu.apply
 AttentionInterface.register(NAME, attend)

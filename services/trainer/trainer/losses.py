@@ -1,6 +1,6 @@
 """Losses as functions of tensors: the log-probabilities of targets go in, the value to descend comes out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from trainer.job import LossOptions
 
 #: What TRL adds to a spread of rewards, so that equal ones can be divided by it.
 SPREAD_FLOOR = 1e-4
+#: So many are worked on together: enough to fill a device's kernels, few enough for a processor's cache.
+LOGITS_AT_ONCE = 1 << 20
 
 
 class Sides(NamedTuple):
@@ -28,8 +30,38 @@ class PreferenceLoss(NamedTuple):
 
 
 def target_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-probability of each target; logits [n, vocabulary], targets [n]."""
-    return -F.cross_entropy(logits.float(), targets, reduction="none")
+    """Return the log-probability of each target in float32; logits [n, vocabulary], targets [n]."""
+    found: Tensor = _target_logps(logits, targets)
+    return found
+
+
+class _TargetLogps(torch.autograd.Function):
+    """Rows are taken some at a time, forwards and backwards: no float32 copy of all logits is made, and none of their softmax is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        sums = [part.float().logsumexp(-1) for part in torch.split(logits, _rows_at_once(logits))]
+        logsumexp = torch.cat(sums) if sums else logits.new_empty(0, dtype=torch.float32)
+        ctx.save_for_backward(logits, targets, logsumexp)
+        return logits.gather(1, targets[:, None])[:, 0].float() - logsumexp
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, targets, logsumexp = ctx.saved_tensors
+        found, rows = torch.empty_like(logits), _rows_at_once(logits)
+        for part, into, sums, target, gradient in zip(
+            *(torch.split(t, rows) for t in (logits, found, logsumexp, targets, gradients[0])), strict=True
+        ):
+            descent = (part.float() - sums[:, None]).exp_().mul_(-gradient[:, None])
+            into.copy_(descent.scatter_add_(1, target[:, None], gradient[:, None]))
+        return found, None
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE // max(1, logits.shape[1]))
+
+
+_target_logps: Any = _TargetLogps.apply
 
 
 def target_logps_and_entropies(logits: Tensor, targets: Tensor) -> Tensor:
