@@ -14,9 +14,9 @@ there once; so many sessions were open at once; the orchestrator's largest resid
 - Its own maximum: the same requests of the same episodes, sent by a generator that does nothing else (load_generator.py), in the same run,
   with 64 and with `--concurrency` connections; the better of the two counts.
 
-So the orchestrator itself is never the yardstick. Where only CPU bounds the run, the parts compete for the machine's cores: a service alone
-has the core for itself that the orchestrator takes otherwise, and on two cores 80 % would need an orchestrator that costs next to nothing.
-Told beside it: the CPU of every part for a turn. Writes benchmarks/out/soak-rollout_scale.json.
+So the orchestrator itself is never the yardstick. The environment has half of the machine's cores in every measurement, and all else the
+other half: what drives a service, orchestrator or generator, never takes its CPU. Told beside it: the CPU of every part for a turn.
+Writes benchmarks/out/soak-rollout_scale.json.
 """
 
 import argparse
@@ -72,6 +72,14 @@ def below(pid: int) -> list[int]:
     """The process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(p for child in children for p in below(int(child)))]
+
+
+def halves() -> tuple[set[int], set[int]]:
+    """The cores of the environment, and those of all else. Raises SystemExit where there is one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        sys.exit("this needs two cores: one for the environment, one for what drives it")
+    return set(cores[: len(cores) // 2]), set(cores[len(cores) // 2 :])
 
 
 class Parts:
@@ -176,11 +184,15 @@ def soak(scratch: Path, options: argparse.Namespace) -> tuple[dict[str, bool], d
     os.environ["ETO_WEBSHOP_CATALOGUE"] = "sample"
     os.environ["ETO_ENV_MAX_SESSIONS"] = str(options.concurrency + FEW_CONNECTIONS)
     service = services.env_service(EnvSection(name="webshop", port=free_port(), max_engines=options.concurrency))
+    cores = halves()
+    os.sched_setaffinity(0, cores[0])  # what is started inherits it
     env = asyncio.run(services.ensure(service))
+    os.sched_setaffinity(0, cores[1])
     tasks = len(httpx.post(f"{env.url}/webshop/tasks", json={"split": "sample-train"}, timeout=60).json()["tasks"])
     claims, paced = arm("bound by the model", env, scratch / "paced.jsonl", tasks, options, slots=SLOTS, service_s=SERVICE_S)
     more, unpaced = arm("bound by CPU", env, scratch / "unpaced.jsonl", tasks, options)
-    figures = {"concurrency": options.concurrency, "slots": SLOTS, "service_s": SERVICE_S, "bound_by_model": paced, "bound_by_cpu": unpaced}
+    figures = {"cores": [len(half) for half in cores], "concurrency": options.concurrency, "slots": SLOTS, "service_s": SERVICE_S}
+    figures |= {"bound_by_model": paced, "bound_by_cpu": unpaced}
     return claims | more, figures
 
 
