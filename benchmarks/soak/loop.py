@@ -3,7 +3,8 @@
 
     make soak ONLY=loop, or benchmarks/soak/loop.py [--runs 4] [--seed 0] [--calm FOLDER]
 
-Each run is the smallest one of tests/tiny_run.py. In the first disturbed one the orchestrator is killed with SIGKILL once in every
+Each run is the smallest one of tests/tiny_run.py. The undisturbed one is reproduced from its own directory (`eto run --reproduce`), which
+must find every record the same. In the first disturbed one the orchestrator is killed with SIGKILL once in every
 stage, and with it the training job where there is one. In the others one of the orchestrator, the policy server, the environment
 service, a JVM, or a training job is killed every few seconds, at random. The orchestrator is started again when it has ended.
 
@@ -128,6 +129,16 @@ def kill_in_each_stage(run: Any) -> tuple[Counter[str], int]:
     return kills, starts
 
 
+def reproduce(run: Any) -> int:
+    """Seconds that `eto run --reproduce` took; AssertionError where it found a difference."""
+    began = time.monotonic()
+    command = [str(Path(sys.executable).with_name("eto")), "run", "--reproduce", run.folder.name, "--runs", str(run.folder.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print("\n".join(done.stdout.splitlines()[-15:]), flush=True)
+    return round(time.monotonic() - began)
+
+
 def main() -> None:
     """Run, kill, compare, report."""
     parser = argparse.ArgumentParser(description="Runs of the loop, killed at random.")
@@ -170,6 +181,7 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path
     calm.check_complete()
     calm_s = time.monotonic() - started
     print(f"undisturbed: {calm_s:.0f} s", flush=True)
+    reproduced_s = reproduce(calm)
     run, began = run_class(_folder(scratch, "each")), time.monotonic()
     in_stages, starts = kill_in_each_stage(run)
     run.check_complete()
@@ -217,6 +229,7 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path
         "killed_in_each_stage": by_stage,
         "kills": dict(kills),
         "undisturbed_s": round(calm_s),
+        "reproduced_s": reproduced_s,
         "each": rows,
     }
 
