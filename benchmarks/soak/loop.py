@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 OUT = ROOT / "benchmarks" / "out" / "soak-loop.json"
 PAUSE_S = (8.0, 30.0)
 LONGEST_S = 1500.0
+TRAINING = ("init", "sft", "dpo-1")
 
 
 def processes() -> dict[int, str]:
@@ -112,7 +113,10 @@ def kill_in_each_stage(run: Any) -> tuple[Counter[str], int]:
         folder = run.folder / "stages" / stages[0]
         while not folder.exists():  # no pause: the shortest stage takes a millisecond
             assert eto.poll() is None, run.log.read_text()
-        own = [p for p in victims(run.folder, eto.pid).get("trainer", []) if stages[0] in ("init", "sft", "dpo-1")]
+        own: list[int] = []
+        while stages[0] in TRAINING and not own and not (folder / "done.json").exists():
+            assert eto.poll() is None, run.log.read_text()
+            own = victims(run.folder, eto.pid).get("trainer", [])
         os.kill(eto.pid, signal.SIGKILL)
         eto.wait()
         if (folder / "done.json").exists():  # it was quicker: once more
@@ -183,11 +187,11 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path
     print(f"undisturbed: {calm_s:.0f} s", flush=True)
     reproduced_s = reproduce(calm)
     run, began = run_class(_folder(scratch, "each")), time.monotonic()
-    in_stages, starts = kill_in_each_stage(run)
+    in_stages, each_starts = kill_in_each_stage(run)
     run.check_complete()
     check_equal(run, calm)
     each_s = round(time.monotonic() - began)
-    print(f"killed in each of {len(run.stages)} stages: {dict(in_stages)}, started {starts} times, {each_s} s: the same", flush=True)
+    print(f"killed in each of {len(run.stages)} stages: {dict(in_stages)}, started {each_starts} times, {each_s} s: the same", flush=True)
     kills: Counter[str] = Counter()
     rows = []
     for number in range(runs):
@@ -222,7 +226,7 @@ def soak(scratch: Path, runs: int, rng: random.Random, run_class: Callable[[Path
         kills += here
         rows.append({"kills": dict(here), "starts": starts, "elapsed_s": round(time.monotonic() - began)})
         print(f"run {number}: {dict(here)}, started {starts} times, {rows[-1]['elapsed_s']} s: the same", flush=True)
-    by_stage = {"kills": dict(in_stages), "starts": starts, "elapsed_s": each_s}
+    by_stage = {"kills": dict(in_stages), "starts": each_starts, "elapsed_s": each_s}
     return {
         "runs": runs,
         "complete": len(rows),
