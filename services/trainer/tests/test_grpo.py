@@ -93,16 +93,34 @@ def record_logprobs(model, tokenizer, records, off=0.0):
             step["logprobs"] = [own.pop(0) + off * (i % 3 - 1) for i in range(len(step["logprobs"]))]
 
 
+def draw_oddly(tokenizer, record, turn):
+    """Replace a turn's tokens by others of the same text."""
+    step, text = record["steps"][turn], record["messages"][3 + 2 * turn]["content"]
+    odd = [i for c in text for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
+    assert odd != tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = odd + [tokenizer.eos_token_id] * (step["token_ids"][-1] == tokenizer.eos_token_id)
+    step |= {"token_ids": ids, "logprobs": [-1.0] * len(ids)}
+
+
 def test_only_the_tokens_that_were_drawn_carry_loss_as_they_were_drawn(tokenizer, tmp_path):
-    """Also where their text would be tokenized otherwise: the first turn's tokens are replaced by others of the same text."""
+    """Also where their text would be tokenized otherwise."""
     record = episode(tokenizer, "mug", 1, 1.0)
-    odd = [i for c in record["messages"][3]["content"] for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
-    assert odd != record["steps"][0]["token_ids"][:-1]
-    record["steps"][0] |= {"token_ids": [*odd, tokenizer.eos_token_id], "logprobs": [-1.0] * (len(odd) + 1)}
-    row = grpo_examples(tokenizer, read_samples(write_lines(tmp_path / "one.jsonl", [record, record])), 512, "group").rows[0]
-    ids, mask = drawn_tokens(tokenizer, record)
-    assert (row["ids"], row["mask"]) == (ids, mask)
+    draw_oddly(tokenizer, record, 1)
+    found = grpo_examples(tokenizer, read_samples(write_lines(tmp_path / "one.jsonl", [record, record])), 512, "group")
+    row, (ids, mask) = found.rows[0], drawn_tokens(tokenizer, record)
+    assert (row["ids"], row["mask"], found.drifted) == (ids, mask, 0)
     assert len(row["logprobs"]) == sum(mask)
+
+
+def test_turns_that_were_answered_to_other_tokens_than_were_drawn_are_left_out(tokenizer, tmp_path):
+    """A server is sent text: it tokenizes the first turn anew, so what it recorded of the second belongs to another prompt."""
+    record = episode(tokenizer, "mug", 1, 1.0)
+    draw_oddly(tokenizer, record, 0)
+    found = grpo_examples(tokenizer, read_samples(write_lines(tmp_path / "one.jsonl", [record, record])), 512, "group")
+    row, drawn = found.rows[0], record["steps"][0]["token_ids"]
+    assert found.drifted == 2  # a turn of each
+    assert row["ids"][-len(drawn) :] == drawn
+    assert sum(row["mask"]) == len(row["logprobs"]) == len(drawn)
 
 
 def plain_loss(model, reference, records, tokenizer, options):

@@ -17,11 +17,12 @@ NO_TURN = "no_turn"
 
 @dataclass
 class Examples:
-    """Rows for the trainer, and what happened on the way."""
+    """Rows for the trainer, and what happened on the way. `drifted`: turns of grpo's samples that were answered to other tokens."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
+    drifted: int = 0
 
     @property
     def tokens(self) -> int:
@@ -96,6 +97,7 @@ def grpo_examples(tokenizer: Any, samples: list[Sample], max_length: int, scale:
             examples.dropped[NO_TURN] += 1
             continue
         whole = tokenize_sampled(tokenizer, sample.messages, sample.prompt_messages, sample.token_ids, sample.where)
+        examples.drifted += len(sample.token_ids) - 1 - max(whole.turns)
         tokens, truncated = cut(whole, max_length)
         if not tokens.ids:
             examples.dropped[_reason(whole, max_length)] += 1

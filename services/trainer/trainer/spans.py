@@ -42,6 +42,8 @@ def tokenize_sampled(tokenizer: Any, messages: list[Message], prompt_messages: i
     """Render an episode with the very tokens that the policy drew in each turn as targets: their text could be tokenized otherwise.
 
     A turn that was cut before it ended (max_tokens) is closed, as in the prompts that followed it; the closing carries no loss.
+    The server was sent text, and tokenized earlier turns anew. From the turn on whose prompt it thus saw as other tokens than stand here
+    (the policy drew a text otherwise than a tokenizer writes it), the episode is left out: those log-probabilities belong to another prompt.
     """
     shown = messages[: prompt_messages + 2 * len(sampled) - 1]  # nothing answers the last observation
     text, spans = trained_spans(tokenizer, shown, where, prompt_messages)
@@ -50,6 +52,8 @@ def tokenize_sampled(tokenizer: Any, messages: list[Message], prompt_messages: i
     position = 0
     for turn, ((start, end), drawn) in enumerate(zip(spans, sampled, strict=True)):
         before = tokenizer(text[position:start], add_special_tokens=False)["input_ids"]
+        if turn and tokenizer(text[:start], add_special_tokens=False)["input_ids"] != ids + before:
+            break
         ids += [*before, *drawn]
         turns += [-1] * len(before) + [turn] * len(drawn)
         closing = max((token for token in _special_tokens(tokenizer) if text[:end].endswith(token)), key=len)
