@@ -43,7 +43,7 @@ def tokenize_sampled(tokenizer: Any, messages: list[Message], prompt_messages: i
 
     A turn that was cut before it ended (max_tokens) is closed, as in the prompts that followed it; the closing carries no loss.
     The server was sent text, and tokenized earlier turns anew. From the turn on whose prompt it thus saw as other tokens than stand here
-    (the policy drew a text otherwise than a tokenizer writes it), the episode is left out: those log-probabilities belong to another prompt.
+    (the policy drew a text otherwise than a tokenizer writes it), it is left out: those log-probabilities belong to another prompt.
     """
     shown = messages[: prompt_messages + 2 * len(sampled) - 1]  # nothing answers the last observation
     text, spans = trained_spans(tokenizer, shown, where, prompt_messages)
