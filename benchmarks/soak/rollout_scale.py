@@ -1,7 +1,7 @@
 #!.venv/bin/python
 """2,000 episodes at a time in one orchestrator process, against what the services that it drives can do without it.
 
-    make soak ONLY=rollout_scale, or benchmarks/soak/rollout_scale.py [--concurrency 2000] [--episodes 6000]
+    make soak ONLY=rollout_scale, or benchmarks/soak/rollout_scale.py [--concurrency 2000] [--episodes 12000]
 
 The command `eto rollout` plays WebShop's sample (search, look at a product, buy: three turns) with a scripted policy server
 (tests/chat_server.py, a process of its own), twice: with one that answers SLOTS requests at a time, each in SERVICE_S, as a model's server
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Thousands of episodes at a time in one orchestrator process.")
     parser.add_argument("--concurrency", type=int, default=2000, help="episodes at a time (default 2000)")
     parser.add_argument(
-        "--episodes", type=int, default=6000, help="bound by CPU, at least so many: whole samples of the split (default 6000)"
+        "--episodes", type=int, default=12000, help="bound by CPU, at least so many: whole samples of the split (default 12000)"
     )
     parser.add_argument("--paced-episodes", type=int, default=2400, help="bound by the model (default 2400)")
     options = parser.parse_args()

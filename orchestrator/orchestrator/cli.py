@@ -51,15 +51,13 @@ def _run(work: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine; SIGTERM ends it as Ctrl-C does, so that what it started is stopped."""
     import signal
 
-    import uvloop
-
     async def main() -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - inside run
+        assert task is not None  # noqa: S101 - inside asyncio.run
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
-    uvloop.run(main())
+    asyncio.run(main())
 
 
 @app.command()
