@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import conversation, dpo_records, sft_records
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer.attention import NAME, can_share
+from trainer.attention_cpu import Part, attend_on_cpu
 from trainer.batches import collate_dpo, collate_sft, ordered
 from trainer.data import Conversation, Pair
 from trainer.examples import dpo_examples, sft_examples
@@ -144,3 +146,30 @@ def test_in_bfloat16_sharing_rounds_as_rows_of_their_own_do(world, model, tokeni
     assert torch.allclose(one, two, rtol=1e-2)
     two.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in shared_model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_attention_and_its_gradients_in_bfloat16_are_those_of_a_mask_in_float32(width):
+    """24: a scale that is no power of two. Lengths cross the blocks of queries and of keys; four heads share the keys of two."""
+    layout = [Part(0, 0, 0, 1200), Part(0, 300, 1200, 250), Part(0, 1100, 1450, 7), Part(1457, 0, 1457, 33)]
+    tokens = 1490
+    torch.manual_seed(0)
+    query, key, value, wanted = (torch.randn(1, heads, tokens, width).bfloat16() for heads in (4, 2, 2, 4))
+    mask = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for part in layout:
+        mask[part.own, part.own] = torch.ones(part.tokens, part.tokens, dtype=torch.bool).tril()
+        mask[part.own, part.before] = True
+
+    def results(attention, dtype):
+        given = [t.to(dtype).requires_grad_() for t in (query, key, value)]
+        out = attention(*given)
+        out.backward(wanted.to(dtype))
+        return [out.detach(), *(t.grad for t in given)]
+
+    def masked(q, k, v):
+        k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=width**-0.5)
+
+    expected = results(masked, torch.float32)
+    found = results(lambda q, k, v: attend_on_cpu(q, k, v, width**-0.5, layout).transpose(1, 2), torch.bfloat16)
+    assert [float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)] == pytest.approx([0] * 4, abs=0.01)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.attention import Part
+from trainer.attention_cpu import Part
 from trainer.batches import what_samples_earned
 from trainer.head import Score, head_at
 from trainer.losses import target_logps
