@@ -63,6 +63,7 @@ def main() -> int:
     down = ("--profile", "*", "down", "-v", "--remove-orphans")
     compose(*down)  # what an interrupted soak left
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is taken down then too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored, by what is started here too
     try:
         for part in chosen:
             print(f"-- {part.__name__}, load {os.getloadavg()[0]:.1f}", flush=True)

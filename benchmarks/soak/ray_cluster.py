@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import hashlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -174,6 +175,7 @@ def main() -> None:
 
     from orchestrator import process, ray_cluster
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored, by what is started here too
     parts = {"rollouts": partial(rollouts, tasks=options.tasks), "jobs": jobs, "loop": loop}
     with tempfile.TemporaryDirectory(prefix="eto-soak-") as folder:
         scratch = Path(folder)
