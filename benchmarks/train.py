@@ -14,10 +14,9 @@ environment, cut as pairs are. An environment's rows are one optimiser step, tak
 forward and backward passes; the optimiser, the same in every arm and once for 32 to 64 rows in a job, is left out. A DPO job's reference
 log-probabilities are spread over the three epochs that it has. Passes hold 2 conversations or 1 pair in TRL's and the reference's arm
 (their logits fill the memory), and up to 4 conversations or 2 pairs in ours (a job's default is up to 8). Each arm is a process of its
-own, one after the other, on one thread. Intervals are bootstrapped over the
-passes of both arms, within environments: they speak of the machine's noise, not of other trajectories. Losses of three steps in float32
-are compared on a small model that is trained on one conversation or pair of each environment. Writes benchmarks/out/train.json; where one
-method is measured, the other's figures in it stay.
+own, one after the other, on one thread. Intervals are bootstrapped over the passes of both arms, within environments: they speak of the
+machine's noise, not of other trajectories. Losses of three steps in float32 are compared on a small model that is trained on one
+conversation or pair of each environment. Writes benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
 """
 
 import argparse

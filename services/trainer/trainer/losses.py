@@ -10,8 +10,8 @@ from trainer.job import LossOptions
 
 #: What TRL adds to a spread of rewards, so that equal ones can be divided by it.
 SPREAD_FLOOR = 1e-4
-#: So many are worked on together: enough to fill a device's kernels, few enough for a processor's cache.
-LOGITS_AT_ONCE = 1 << 20
+#: So many are worked on together: on a CPU what its cache holds, elsewhere half a gigabyte of float32.
+LOGITS_AT_ONCE = {"cpu": 1 << 20, "elsewhere": 1 << 27}
 
 
 class Sides(NamedTuple):
@@ -40,8 +40,7 @@ class _TargetLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        sums = [part.float().logsumexp(-1) for part in torch.split(logits, _rows_at_once(logits))]
-        logsumexp = torch.cat(sums) if sums else logits.new_empty(0, dtype=torch.float32)
+        logsumexp = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, _rows_at_once(logits))])
         ctx.save_for_backward(logits, targets, logsumexp)
         return logits.gather(1, targets[:, None])[:, 0].float() - logsumexp
 
@@ -58,7 +57,8 @@ class _TargetLogps(torch.autograd.Function):
 
 
 def _rows_at_once(logits: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE // max(1, logits.shape[1]))
+    at_once = LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE["elsewhere"])
+    return max(1, at_once // logits.shape[1])
 
 
 _target_logps: Any = _TargetLogps.apply
