@@ -150,7 +150,7 @@ def test_in_bfloat16_sharing_rounds_as_rows_of_their_own_do(world, model, tokeni
 
 @pytest.mark.parametrize("width", [16, 24])
 def test_attention_and_its_gradients_in_bfloat16_are_those_of_a_mask_in_float32(width):
-    """24: a scale that is no power of two. Lengths cross the blocks of queries and of keys; four heads share the keys of two."""
+    """24: a scale that is no power of two. Four heads share the keys of two."""
     layout = [Part(0, 0, 0, 1200), Part(0, 300, 1200, 250), Part(0, 1100, 1450, 7), Part(1457, 0, 1457, 33)]
     tokens = 1490
     torch.manual_seed(0)
