@@ -111,6 +111,7 @@ class RolloutSection(Section):
 class ExploreSection(Section):
     """Exploration's own sampling."""
 
+    tasks: int | None = Field(None, ge=1, description="explore so many of the training tasks, evenly spaced; null: all")
     samples: int = Field(1, ge=1, description="episodes per training task")
     temperature: float = Field(0.0, ge=0, le=2)
 

@@ -228,7 +228,7 @@ async def _counts(config: RunConfig, past: list[_Past]) -> dict[str, int | None]
     if dev is not None and dev.held_out is not None and config.train_tasks.types and train is not None:
         chosen_by = dev.held_out * len(config.train_tasks.types)
         train -= chosen_by
-    explored = None if train is None else train * config.explore.samples
+    explored = None if train is None else min(train, config.explore.tasks or train) * config.explore.samples
     checked = None if train is None else min(train, config.collapse.tasks)
     return {"experts": train, "explore": explored, "check": checked, "evaluate": evaluated, "dev": chosen_by}
 

@@ -13,7 +13,10 @@ Thoughts = Sequence[tuple[str, str]]
 
 
 def thought(action: str, thoughts: Thoughts) -> str:
-    """A first-person sentence that leads to the action: that of the first pattern that matches all of it (Prompt.thoughts)."""
+    """A first-person sentence that leads to the action: that of the first pattern that matches all of it (Prompt.thoughts).
+
+    Where the sentence is empty, the expert acts without a thought.
+    """
     for pattern, sentence in thoughts:
         if match := re.fullmatch(pattern, action):
             return sentence.format(*match.groups())
@@ -21,8 +24,9 @@ def thought(action: str, thoughts: Thoughts) -> str:
 
 
 def answer(action: str, thoughts: Thoughts) -> str:
-    """An assistant turn in ETO's form."""
-    return f"Thought: {thought(action, thoughts)}\nAction: {action}"
+    """An assistant turn in ETO's form; without the line of thought where there is none."""
+    thinks = thought(action, thoughts)
+    return f"Thought: {thinks}\nAction: {action}" if thinks else f"Action: {action}"
 
 
 class GoldPolicy:

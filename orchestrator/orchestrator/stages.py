@@ -118,6 +118,7 @@ async def dev(ctx: Context, stage: str, policy: str, model_stage: str, before: S
 
 async def explore(ctx: Context, stage: str, policy: str, model_stage: str, first: int = 0) -> dict[str, Any]:
     """Play the training tasks that have a successful expert; without experts (self-play), all of them.
+    `explore.tasks` limits them.
 
     Samples are counted from `first` on: their numbers are part of what the model's sampling is seeded with.
     """
@@ -126,6 +127,7 @@ async def explore(ctx: Context, stage: str, policy: str, model_stage: str, first
     if ctx.config.method != "self-play":
         by_id = {t.task_id: t for t in tasks}
         tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
+    tasks = spread(tasks, explore.tasks)
     todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(first, first + explore.samples)]
     summary = await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
     return {**summary, **({"mixed": mixed(ctx.episodes(stage))} if ctx.config.method == "grpo" else {})}
