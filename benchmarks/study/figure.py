@@ -1,4 +1,4 @@
-"""A study's result as a figure: what each arm scores on test, and how far it is from the control."""
+"""A study's results as figures: what each arm scores on test and how far it is from the control; how training moved a pair's sides."""
 
 from html import escape
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 ROW, TOP, LEFT, WIDTH, GAP = 30, 54, 170, 250, 50
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600}.n{fill:#666}line{stroke:#ddd}.zero{stroke:#888}"
-    ".i{stroke:#1f5fa8;stroke-width:2}circle{fill:#1f5fa8}"
+    ".i{stroke:#1f5fa8;stroke-width:2}circle{fill:#1f5fa8}polyline{fill:none;stroke-width:1.5;stroke:#1f5fa8}.r{stroke:#b3423a}text.r{fill:#b3423a;stroke:none}text.c{fill:#1f5fa8}"
 )
 
 
@@ -24,11 +24,32 @@ def draw(found: dict[str, Any]) -> str:
         body += [_text(LEFT - 10, y + 4, f"{r['arm']} (n {r['episodes']})", anchor="end"), *_dot(LEFT, y, r["score"], 0.0, 1.0)]
         if "difference" in r:
             body += _dot(right, y, r["difference"], -reach, reach)
-    size = f"{right + WIDTH + 30} {height}"
-    title = escape(f"{found['study']}: scores of the arms and their differences to {found['control']}")
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img"><title>{title}</title><style>{STYLE}</style>' + (
-        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
-    )
+    title = f"{found['study']}: scores of the arms and their differences to {found['control']}"
+    return _svg(right + WIDTH + 30, height, title, body)
+
+
+def draw_training(found: dict[str, Any]) -> str:
+    """SVG with a panel for each arm that learns from pairs: nats that a step's chosen and rejected sides have gained since the start."""
+    curves = [(r["arm"], r["trained"][0]["curve"]) for r in found["arms"] if r["trained"] and "curve" in r["trained"][0]]
+    low, high = (pick([0.0, *(value for _, curve in curves for point in curve for value in point[1:])]) for pick in (min, max))
+    title, bottom = f"{found['study']}: log-probability gained in training, nats a side, seed {found['seeds'][0]}", TOP + 160
+    body = [_text(20, 18, title, "t"), _text(20, 40, "chosen", "c"), _text(75, 40, "rejected", "r")]
+    for i, (arm, curve) in enumerate(curves):
+        left = 60 + i * (WIDTH + GAP)
+        last = max(curve[-1][0], 2)
+        body.append(_text(left + WIDTH / 2, 40, f"{arm}, {last} steps", anchor="middle"))
+        for value in sorted({low, 0.0, high}):
+            y = bottom - (value - low) / ((high - low) or 1) * (bottom - TOP)
+            body += [_line(left, y, left + WIDTH, y, "zero" if value == 0 else ""), _text(left - 6, y + 4, f"{value:.0f}", "n", "end")]
+        for side, css in ((1, ""), (2, "r")):
+            places = [(_at(left, p[0], 1, last), bottom - (p[side] - low) / ((high - low) or 1) * (bottom - TOP)) for p in curve]
+            body.append(f'<polyline class="{css}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    return _svg(60 + len(curves) * (WIDTH + GAP), bottom + 24, title, body)
+
+
+def _svg(width: float, height: float, title: str, body: list[str]) -> str:
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>'
+    return f'{opening}<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
 
 
 def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:

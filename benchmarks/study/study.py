@@ -5,7 +5,8 @@
 
 NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
 looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. `--summary` counts
-what is there. Writes benchmarks/out/study-NAME.json, and docs/results/NAME.svg.
+what is there. Writes benchmarks/out/study-NAME.json and, to docs/results, NAME.svg, NAME-training.svg (of the first seed)
+and the table, NAME.md.
 
 An arm with `choose` is run once for each choice with the first seed, and evaluated on dev; the best mean score there (the earlier of
 equals) is what all seeds then play on test. Differences are to the control, on the same tasks and seeds; intervals by bootstrap over tasks.
@@ -15,20 +16,22 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from figure import draw
+from count import Seeded, markdown, row
+from figure import draw, draw_training
 from orchestrator.records import Episode
-from orchestrator.statistics import bootstrap_mean, paired_difference, wilson
+from orchestrator.statistics import bootstrap_mean
 
 from orchestrator import jsonl
 
 ROOT = Path(__file__).parents[2]
 ETO = str(ROOT / ".venv" / "bin" / "eto")
-Seeded = dict[tuple[int, str], Episode]
+#: What is kept of what the trainer says of a job.
+METRICS = ("steps", "examples", "logp_chosen", "logp_rejected", "chosen_fall", "accuracy")
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,54 +97,22 @@ class Study:
         return {(seed, task): e for seed in seeds for task, e in self._evaluated(f"{arm}-s{seed}").items()}
 
     def trained(self, arm: str, seeds: list[int]) -> list[dict[str, Any]]:
-        """What the trainer says of each seed's last job, and where its log-probabilities stood."""
-        return [m for seed in seeds if (m := self._metrics(f"{arm}-s{seed}"))]
+        """What the trainer says of each seed's last job, how far the log-probabilities of a pair's sides moved, and how they did so."""
+        return [m for seed in seeds if (m := self._metrics(self.runs / f"{arm}-s{seed}" / "stages"))]
 
-    def _metrics(self, run: str) -> dict[str, Any]:
-        files = [self.runs / run / "stages" / stage / "done.json" for stage in ("dpo-1", "rft-1", "sft-1", "sft")]
-        done = next((json.loads(f.read_text()) for f in files if f.exists()), {})
-        return {**done.get("summary", {}).get("metrics", {}), "job_s": done.get("duration_s")} if done else {}
-
-
-def repeated(episode: Episode) -> Iterator[bool]:
-    """For each turn, whether the same action was taken before in the episode with the same observation as answer: a loop."""
-    seen: set[tuple[str | None, str]] = set()
-    answers = [m.content for m in episode.turns if m.role == "user"]
-    for step, answer in zip(episode.steps, answers, strict=False):
-        yield (step.action, answer) in seen
-        seen.add((step.action, answer))
-
-
-def row(name: str, episodes: Seeded, control: Seeded, trained: list[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of an arm."""
-    scores = bootstrap_mean([e.score for e in episodes.values()], clusters=[task for _, task in episodes])
-    won = wilson(sum(e.success for e in episodes.values()), len(episodes))
-    turns = [(step, loop) for e in episodes.values() for step, loop in zip(e.steps, repeated(e), strict=False)]
-    against = {}
-    if episodes.keys() & control.keys():
-        difference = paired_difference(
-            {k: e.score for k, e in episodes.items()}, {k: e.score for k, e in control.items()}, cluster_of=lambda key: key[1]
-        )
-        against = {
-            "difference": [difference.mean, difference.low, difference.high],
-            "wins_ties_losses": [difference.wins, difference.ties, difference.losses],
-        }
-        against["p"] = difference.p
-    return {
-        "arm": name,
-        "episodes": len(episodes),
-        "seeds": sorted({seed for seed, _ in episodes}),
-        "score": [scores.mean, scores.low, scores.high],
-        "success": [won.mean, won.low, won.high],
-        **against,
-        "steps": sum(len(e.steps) for e in episodes.values()) / len(episodes),
-        "invalid": sum(not step.valid for step, _ in turns) / len(turns),
-        "repeated": sum(loop for _, loop in turns) / len(turns),
-        "trained": [
-            {k: m[k] for k in ("steps", "examples", "logp_chosen", "logp_rejected", "chosen_fall", "accuracy", "job_s") if k in m}
-            for m in trained
-        ],
-    }
+    def _metrics(self, stages: Path) -> dict[str, Any]:
+        stage = next((stages / s for s in ("dpo-1", "rft-1", "sft-1", "sft") if (stages / s / "done.json").exists()), None)
+        if stage is None:
+            return {}
+        done = json.loads((stage / "done.json").read_text())
+        found = {"job_s": done["duration_s"], **{k: v for k, v in done["summary"]["metrics"].items() if k in METRICS}}
+        if stage.name == "dpo-1":
+            beta = json.loads((stage / "job.json").read_text())["loss"]["beta"]
+            lines = map(json.loads, (stage / "checkpoint.progress.jsonl").read_text().splitlines())
+            # a reward is beta times what a side has gained over the policy that explored
+            found["curve"] = [[x["step"], x["reward_chosen"] / beta, x["reward_rejected"] / beta] for x in lines if x["event"] == "step"]
+            found["moved"] = found["curve"][-1][1:]
+        return found
 
 
 def summary(study: Study, seeds: list[int]) -> dict[str, Any]:
@@ -192,9 +163,11 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     if found["arms"]:
-        picture = ROOT / "docs" / "results" / f"{study.name}.svg"
-        picture.parent.mkdir(exist_ok=True)
-        picture.write_text(draw(found))
+        results = ROOT / "docs" / "results"
+        results.mkdir(exist_ok=True)
+        (results / f"{study.name}.md").write_text(markdown(found))
+        (results / f"{study.name}.svg").write_text(draw(found))
+        (results / f"{study.name}-training.svg").write_text(draw_training(found))
     show(found)
 
 

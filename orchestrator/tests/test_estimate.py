@@ -64,6 +64,11 @@ def test_another_models_runs_tell_nothing_and_rules_of_thumb_are_named(runs: Pat
     assert lines["explore-1"].episodes == 20
 
 
+def test_only_the_tasks_that_are_explored_count(runs: Path) -> None:
+    assert estimated(config("new", explore={"tasks": 7, "samples": 2, "temperature": 1.0}), runs)["explore-1"].episodes == 14
+    assert estimated(config("new", explore={"tasks": 70}), runs)["explore-1"].episodes == 20
+
+
 def test_what_is_done_costs_nothing_more(runs: Path) -> None:
     lines = estimated(config("old", evaluate=[{**SET, "per_type": 16}]), runs)
     assert (lines["sft"].state, lines["sft"].seconds) == ("done", 0.0)

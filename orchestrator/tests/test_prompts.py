@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from orchestrator.config import ConfigError
-from orchestrator.experts import thought
+from orchestrator.experts import answer, thought
 from orchestrator.prompts import load_prompt, parse_action
 from orchestrator.records import Message
 
@@ -99,6 +99,11 @@ def test_webshops_observations_stand_on_a_line_of_their_own() -> None:
 )
 def test_an_experts_thought_is_the_environments_first_pattern_that_matches(env: str, action: str, sentence: str) -> None:
     assert thought(action, load_prompt(env).thoughts) == sentence
+
+
+def test_an_expert_without_a_thought_only_acts() -> None:
+    assert answer("look", [("go to .+", "I go."), ("(?s).*", "")]) == "Action: look"
+    assert answer("go to x", [("go to .+", "I go."), ("(?s).*", "")]) == "Thought: I go.\nAction: go to x"
 
 
 def test_alfworlds_texts_are_brought_into_etos_form() -> None:
