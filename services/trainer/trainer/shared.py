@@ -53,24 +53,42 @@ def computed_tokens(groups: list[list[Row]]) -> int:
     return sum(sum(len(row.ids) - 1 for row in rows) - (len(rows) - 1) * shared_length(rows) for rows in groups)
 
 
+def padding(tokens: int) -> int:
+    """Count what is added so that sizes come again: at most a sixteenth (or 7 tokens), the same for all lengths in between.
+
+    A CPU's matrix kernels are made anew for each size of theirs (oneDNN), and memory that was given back fits the same size only:
+    rows of any length cost a model of 3 million weights half its speed and twice its memory (docs/training.md).
+    """
+    return -tokens % max(8, 1 << max(0, tokens.bit_length() - 5))
+
+
 def lay_out(groups: list[list[Row]]) -> dict[str, Any]:
-    """Make one row of groups; targets carry the position whose logits speak of them, and their row's number."""
+    """Make one row of groups; targets carry the position whose logits speak of them, and their row's number.
+
+    Each part, and the row, is padded at its end, where no real token sees it.
+    """
     ids: list[int] = []
     places: list[int] = []
     layout: list[Part] = []
     targets: list[tuple[int, int, int]] = []
+
+    def add(tokens: list[int], more: int, place: int = 0, beginning: int = 0, known: int = 0) -> None:
+        size = len(tokens) + more
+        if size:
+            layout.append(Part(beginning, known, len(ids), size))
+        ids.extend([*tokens, *[0] * more])
+        places.extend(range(place, place + size))
+
     for rows in groups:
         beginning, shared = len(ids), shared_length(rows) if len(rows) > 1 else 0
         for index, row in enumerate(rows):
             known = shared if index else 0
-            start, tokens = len(ids), len(row.ids) - 1 - known
-            if tokens:
-                layout.append(Part(beginning, known, start, tokens))
-            ids += row.ids[known:-1]
-            places += range(known, len(row.ids) - 1)
+            start, own = len(ids), row.ids[known:-1]
+            add(own, padding(len(own)), known, beginning, known)
             for at in (i for i in range(1, len(row.ids)) if row.mask[i]):
                 place = beginning + at - 1 if at - 1 < known else start + at - 1 - known
                 targets.append((place, row.ids[at], row.number))
+    add([], padding(len(ids)))
     at, wanted, numbers = torch.tensor(targets).T
     return {
         "input_ids": torch.tensor([ids]),
