@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import logging
 import signal
 import subprocess
@@ -41,7 +42,11 @@ def _prepare(path: Path | str, root: Path | str, count: int) -> list[str]:
 
 
 class Ahead:
-    """One process of low priority at a time, begun when fewer than half of the next `count` games of the split are ready."""
+    """A process of low priority, begun when fewer than half of the next `count` games of the split are ready.
+
+    One at a time for all who use a store: thirty engines that begin together would have the same games translated thirty times. The
+    process holds a lock beside the store as long as it runs, however it ends.
+    """
 
     def __init__(self, store: str, root: str, count: int) -> None:
         self._store = store
@@ -51,12 +56,18 @@ class Ahead:
 
     def begin(self, store: Store, file: GameFile) -> None:
         """Look ahead of a game that begins."""
-        if self._count == 0 or (self._process is not None and self._process.poll() is None):
+        if self._count == 0 or self.running or not store.not_translated(file.split, file.place, self._count // 2):
             return
-        if store.not_translated(file.split, file.place, self._count // 2):
-            options = ["--split", file.split, "--after", str(file.place), "--low-priority"]
-            command = [*_prepare(self._store, self._root, self._count), *options]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        options = ["--split", file.split, "--after", str(file.place), "--low-priority"]
+        command = [*_prepare(self._store, self._root, self._count), *options]
+        with Path(f"{self._store}.ahead").open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()])
+
+    @property
+    def running(self) -> bool:
+        """Whether a process of this one's is at it."""
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""

@@ -1,5 +1,6 @@
 """Games that no store holds yet."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from conftest import begin, workers
+from env_alfworld.ahead import Ahead
 from env_alfworld.store import Store
 
 LOAD = """
@@ -16,6 +18,22 @@ from env_alfworld.engine import create
 outcome = create(sys.argv[1], sys.argv[2], "sample", 4, 0, "planner", False).load(sys.argv[3], 0, ["valid_actions"])
 print(json.dumps([outcome.text, "textworld" in sys.modules]))
 """
+
+
+def test_one_process_looks_ahead_of_a_store_whoever_asks(source, tmp_path):
+    path = tmp_path / "games.sqlite"
+    with contextlib.closing(Store(path)) as store:
+        store.replace_games(source.games)
+        first = next(game for game in source.games if game.split == "train")
+        one, other = (Ahead(str(path), str(source.root), 16) for _ in range(2))
+        one.begin(store, first)
+        other.begin(store, first)
+        assert one.running
+        assert not other.running
+        one.close()  # killed, and the lock with it
+        other.begin(store, first)
+        assert other.running
+        other.close()
 
 
 @pytest.mark.slow
