@@ -5,8 +5,8 @@
 
 NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
 looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. `--summary` counts
-what is there. Writes benchmarks/out/study-NAME.json and, to docs/results, NAME.svg, NAME-training.svg (of the first seed)
-and the table, NAME.md.
+what is there. Prints the table of docs/results.md; writes benchmarks/out/study-NAME.json, and to docs/results NAME.svg and
+NAME-training.svg (of the first seed).
 
 An arm with `choose` is run once for each choice with the first seed, and evaluated on dev; the best mean score there (the earlier of
 equals) is what all seeds then play on test. Differences are to the control, on the same tasks and seeds; intervals by bootstrap over tasks.
@@ -131,20 +131,11 @@ def summary(study: Study, seeds: list[int]) -> dict[str, Any]:
     return {"study": study.name, "control": study.plan["control"], "seeds": seeds, "dev": dev, "arms": rows}
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the table."""
-    print(f"\n{found['study']}: test tasks; differences to {found['control']} on the same tasks and seeds; 95 % intervals")
-    for r in found["arms"]:
-        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*r["difference"]) if "difference" in r else ""
-        score, success = "{:.3f} [{:.3f}, {:.3f}]".format(*r["score"]), "{:.1%} [{:.1%}, {:.1%}]".format(*r["success"])
-        turns = f"steps {r['steps']:.1f}  invalid {r['invalid']:.1%}  repeated {r['repeated']:.1%}"
-        print(f"{r['arm']:<14} n {r['episodes']:>4}  {score}  {success}  {difference:<26} {turns}")
-
-
 def main() -> None:
     """Run the study, or what is left of it, and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(f.stem for f in (ROOT / "benchmarks" / "study").glob("*.yaml")))
+    files = (ROOT / "benchmarks" / "study").glob("*.yaml")
+    parser.add_argument("name", choices=sorted(f.stem for f in files if not f.stem.endswith("-prompt")))
     parser.add_argument("--seeds", type=int, help="only the first so many")
     parser.add_argument("--runs", type=Path, help="where its runs are (default: runs/study-NAME)")
     parser.add_argument("--summary", action="store_true", help="run nothing, count what is there")
@@ -165,10 +156,9 @@ def main() -> None:
     if found["arms"]:
         results = ROOT / "docs" / "results"
         results.mkdir(exist_ok=True)
-        (results / f"{study.name}.md").write_text(markdown(found))
         (results / f"{study.name}.svg").write_text(draw(found))
         (results / f"{study.name}-training.svg").write_text(draw_training(found))
-    show(found)
+    print(f"\n{study.name}: test tasks; differences to {found['control']} on the same tasks and seeds; 95 % intervals\n\n{markdown(found)}")
 
 
 if __name__ == "__main__":
