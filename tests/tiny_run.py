@@ -28,9 +28,9 @@ STAGES = {
     "check-1": 2,
     "evaluate-eto-1": 6,
 }
-#: The same with a task of each type held out to choose the best policy, and one of the others not explored.
-HELD_OUT = {"dev": {"held_out": 1}, "explore": {"tasks": 5}}
-STAGES_HELD_OUT = {**STAGES, "experts": 6, "explore-1": 5, "dev-sft": 2, "dev-eto-1": 2}
+#: The same with a task of each type held out to choose the best policy.
+HELD_OUT = {"dev": {"held_out": 1}}
+STAGES_HELD_OUT = {**STAGES, "experts": 6, "explore-1": 6, "dev-sft": 2, "dev-eto-1": 2}
 
 
 def free_port() -> int:
