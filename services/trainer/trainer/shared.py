@@ -57,7 +57,7 @@ def padding(tokens: int) -> int:
     """Count what is added so that sizes come again: at most a sixteenth (or 7 tokens), the same for all lengths in between.
 
     A CPU's matrix kernels are made anew for each size of theirs (oneDNN), and memory that was given back fits the same size only:
-    rows of any length cost a model of 3 million weights half its speed and twice its memory (docs/training.md).
+    with rows of any length a model of 3 million weights learnt more slowly and took more memory (docs/training.md).
     """
     return -tokens % max(8, 1 << max(0, tokens.bit_length() - 5))
 
