@@ -29,21 +29,25 @@ def draw(found: dict[str, Any]) -> str:
 
 
 def draw_training(found: dict[str, Any]) -> str:
-    """SVG with a panel for each arm that learns from pairs: nats that a step's chosen and rejected sides have gained since the start."""
+    """SVG with a panel, of its own scale, for each arm that learns from pairs: what a step's sides have gained since the start."""
     curves = [(r["arm"], r["trained"][0]["curve"]) for r in found["arms"] if r["trained"] and "curve" in r["trained"][0]]
-    low, high = (pick([0.0, *(value for _, curve in curves for point in curve for value in point[1:])]) for pick in (min, max))
-    title, bottom = f"{found['study']}: log-probability gained in training, nats a side, seed {found['seeds'][0]}", TOP + 160
-    body = [_text(20, 18, title, "t"), _text(20, 40, "chosen", "c"), _text(75, 40, "rejected", "r")]
+    title, bottom = f"{found['study']}: log-probability gained in training, nats a side, seed {found['seeds'][0]}:", TOP + 160
+    body = [_text(20, 18, title, "t"), _text(520, 18, "chosen", "c"), _text(575, 18, "rejected", "r")]
     for i, (arm, curve) in enumerate(curves):
-        left = 60 + i * (WIDTH + GAP)
-        last = max(curve[-1][0], 2)
+        left, last = 60 + i * (WIDTH + GAP), max(curve[-1][0], 2)
+        low, high = (pick([0.0, *(value for point in curve for value in point[1:])]) for pick in (min, max))
         body.append(_text(left + WIDTH / 2, 40, f"{arm}, {last} steps", anchor="middle"))
-        for value in sorted({low, 0.0, high}):
-            y = bottom - (value - low) / ((high - low) or 1) * (bottom - TOP)
-            body += [_line(left, y, left + WIDTH, y, "zero" if value == 0 else ""), _text(left - 6, y + 4, f"{value:.0f}", "n", "end")]
+
+        def up(value: float, low: float = low, span: float = (high - low) or 1) -> float:
+            return bottom - (value - low) / span * (bottom - TOP)
+
+        for value in (low, 0.0, high):
+            body.append(_line(left, up(value), left + WIDTH, up(value), "zero" if value == 0 else ""))
+            if value == 0 or abs(value) > (high - low) / 10:
+                body.append(_text(left - 6, up(value) + 4, f"{value:.1f}", "n", "end"))
         for side, css in ((1, ""), (2, "r")):
-            places = [(_at(left, p[0], 1, last), bottom - (p[side] - low) / ((high - low) or 1) * (bottom - TOP)) for p in curve]
-            body.append(f'<polyline class="{css}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+            places = " ".join(f"{_at(left, point[0], 1, last):.1f},{up(point[side]):.1f}" for point in curve)
+            body.append(f'<polyline class="{css}" points="{places}"/>')
     return _svg(60 + len(curves) * (WIDTH + GAP), bottom + 24, title, body)
 
 
