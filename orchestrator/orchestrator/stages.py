@@ -118,15 +118,16 @@ async def dev(ctx: Context, stage: str, policy: str, model_stage: str, before: S
 
 async def explore(ctx: Context, stage: str, policy: str, model_stage: str, first: int = 0) -> dict[str, Any]:
     """Play the training tasks that have a successful expert; without experts (self-play), all of them.
-    `explore.tasks` limits them.
+
+    `explore.tasks` takes a part of them, evenly spaced in the split's order (experts' episodes stand in the order in which they ended).
 
     Samples are counted from `first` on: their numbers are part of what the model's sampling is seeded with.
     """
     explore, chosen = ctx.config.explore, ctx.config.train_tasks
     tasks, _ = await _train_tasks(ctx)
     if ctx.config.method != "self-play":
-        by_id = {t.task_id: t for t in tasks}
-        tasks = [by_id[e.task_id] for e in ctx.episodes("experts") if e.success]
+        solved = {e.task_id for e in ctx.episodes("experts") if e.success}
+        tasks = [t for t in tasks if t.task_id in solved]
     tasks = spread(tasks, explore.tasks)
     todo = [Assignment(task, chosen.split, sample, ctx.config.seed) for task in tasks for sample in range(first, first + explore.samples)]
     summary = await _rollout(ctx, stage, policy, model_stage, {explore.temperature: todo})
