@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace, extra: list[str]) -> None:
+    device = server.choose_device(arguments.device)
     settings = server.ServeSettings(
         host=arguments.host,
         port=arguments.port,
@@ -91,8 +92,9 @@ def _serve(arguments: argparse.Namespace, extra: list[str]) -> None:
         max_model_len=arguments.max_model_len,
         max_num_seqs=arguments.max_num_seqs,
         kv_cache_gib=arguments.kv_cache_gib,
-        device=server.choose_device(arguments.device),
+        device=device,
         eager=arguments.eager,
+        dtype=server.choose_dtype(device),
         adapters=arguments.adapters,
         dev_endpoints=arguments.dev_endpoints,
         allow_anonymous=arguments.allow_anonymous,
@@ -109,9 +111,10 @@ def _serve(arguments: argparse.Namespace, extra: list[str]) -> None:
 def _announcement(model: Model, settings: server.ServeSettings) -> str:
     version = f", version {model.version}" if model.version else ""
     template = "" if model.has_chat_template else "; it has no chat template, ChatML is used"
+    arithmetic = f", {settings.dtype}" if settings.dtype else ""
     return (
         f"policy: serving {model.location}{version} as {settings.served_name} "
-        f"on http://{settings.host}:{settings.port} ({settings.device}){template}"
+        f"on http://{settings.host}:{settings.port} ({settings.device}{arithmetic}){template}"
     )
 
 

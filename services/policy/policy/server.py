@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ CHATML = Path(__file__).with_name("chatml.jinja")
 # A whole episode of an agent fits in it; models of a shorter context get their own limit.
 DEFAULT_MAX_MODEL_LEN = 4096
 DEFAULT_CPU_KV_CACHE_GIB = 1
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ServeSettings:
     kv_cache_gib: float | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     eager: bool | None = None
+    dtype: str | None = None
     adapters: bool = False
     dev_endpoints: bool = False
     allow_anonymous: bool = False
@@ -60,6 +63,17 @@ def choose_device(asked: str) -> Literal["cpu", "cuda"]:
         f"--device {asked} was asked for, but the installed vLLM {version('vllm')} is built for {installed}. "
         f"Make an environment from {other} of services/policy, or leave --device out."
     )
+
+
+def choose_dtype(device: str, cpu_info: Path = CPU_INFO) -> str | None:
+    """float32 on an x86 CPU without AVX-512, where bf16 is emulated (services/policy/README.md: 2.5 times as slow).
+
+    None leaves the choice to vLLM, which takes what the checkpoint holds.
+    """
+    if device != "cpu" or not cpu_info.is_file():
+        return None
+    found = re.search(r"^flags\s*:(.*)$", cpu_info.read_text(), re.MULTILINE)
+    return "float32" if found and "avx512f" not in found[1].split() else None
 
 
 def is_loopback(host: str) -> bool:
@@ -141,6 +155,8 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
         arguments += ["--worker-cls", "policy.cpu_worker.SwappingCPUWorker"]
     if eager:
         arguments.append("--enforce-eager")
+    if settings.dtype and "--dtype" not in settings.extra:
+        arguments += ["--dtype", settings.dtype]
     if settings.kv_cache_gib is not None:
         arguments += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 2**30))]
     if not model.has_chat_template and "--chat-template" not in settings.extra:

@@ -37,6 +37,26 @@ def test_a_cpu_starts_eager_and_a_gpu_compiles_unless_told_otherwise():
     assert "--enforce-eager" in arguments(device="cuda", eager=True)
 
 
+@pytest.mark.parametrize(
+    ("device", "cpu_info", "dtype"),
+    [
+        ("cpu", "processor\t: 0\nflags\t\t: fpu avx avx2 fma\n", "float32"),
+        ("cpu", "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw\n", None),
+        ("cpu", "processor\t: 0\nFeatures\t: fp asimd bf16\n", None),
+        ("cuda", "processor\t: 0\nflags\t\t: fpu avx avx2 fma\n", None),
+    ],
+)
+def test_an_x86_cpu_without_avx512_computes_in_float32(tmp_path, device, cpu_info, dtype):
+    (tmp_path / "cpuinfo").write_text(cpu_info)
+    assert server.choose_dtype(device, tmp_path / "cpuinfo") == dtype
+    assert server.choose_dtype("cpu", tmp_path / "missing") is None
+    assert ("--dtype" in arguments(device=device, dtype=dtype)) == (dtype is not None)
+
+
+def test_a_dtype_after_two_dashes_wins():
+    assert arguments(dtype="float32", extra=("--dtype", "bfloat16")).count("--dtype") == 1
+
+
 def test_the_context_is_4096_tokens_or_what_a_smaller_model_has():
     assert value(arguments(), "--max-model-len") == "4096"
     assert value(arguments(Model("/m", True, max_positions=512)), "--max-model-len") == "512"
