@@ -35,3 +35,54 @@ def test_every_arm_of_a_study_is_a_run_that_goes_on_from_a_stage_of_the_base_run
         study.plan["base"]["train_tasks"]["split"],
         *(s["split"] for s in study.plan["test"]),
     }
+
+
+def test_seeds_that_were_played_on_different_machines_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from count import markdown
+    from outcomes import Outcome
+    from study import Study, summary
+
+    study = Study("alfworld", tmp_path / "runs", tmp_path)
+
+    def played(won: int) -> dict[str, Outcome]:
+        return {f"valid_seen/{i}": Outcome("valid_seen", float(i < won), i < won, 10, 1, 2) for i in range(20)}
+
+    for seed in (0, 2):
+        study.kept(seed).add("sft", played(8 - seed), {"trained": {}})
+        study.kept(seed).add("sft-more", played(10), {"trained": {"moved": [1.0, -1.0]}})
+
+    assert study.kept(0).arms["sft"] == played(8)
+    found = summary(study, [0, 1, 2])
+    sft, more = found["arms"]
+    assert found["seeds"] == [0, 2]
+    assert (sft["arm"], sft["episodes"], sft["success"][0], sft["steps"], sft["invalid"]) == ("sft", 40, 14 / 40, 10, 0.1)
+    assert sft["difference"][0] == pytest.approx(-0.15)
+    assert sft["by_seed"] == pytest.approx([-0.1, -0.2])
+    assert (more["arm"], more["trained"]) == ("sft-more", [{"moved": [1.0, -1.0]}] * 2)
+    assert "| sft-more (the control) | 0.500" in markdown(found)
+
+
+def test_outcomes_of_other_tasks_or_of_another_seed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from outcomes import Kept, Outcome
+
+    kept = Kept(tmp_path / "x-s0.jsonl", "x", 0)
+    kept.add("a", {"t": Outcome(None, 1.0, True, 3, 0, 0)}, {})
+    with pytest.raises(SystemExit, match="other tasks"):
+        kept.add("b", {"u": Outcome(None, 1.0, True, 3, 0, 0)}, {})
+    with pytest.raises(SystemExit, match="seed 1 of x"):
+        Kept(tmp_path / "x-s0.jsonl", "x", 1)
+
+
+def test_what_was_to_be_chosen_with_the_first_seed_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from study import Study
+
+    study = Study("sciworld", tmp_path / "runs", tmp_path)
+    with pytest.raises(SystemExit, match="play that seed first"):
+        study.chosen("step")
+    kept = study.kept(0)
+    kept.dev["step"] = [0.2, 0.3]
+    kept.write()
+    assert study.chosen("step") == study.arms["step"]["choose"][1]

@@ -1,62 +1,58 @@
 """The numbers of a study's arms, and its table as docs/results.md shows it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.records import Episode
-from orchestrator.statistics import bootstrap_mean, paired_difference, wilson
+from orchestrator.statistics import PairedDifference, bootstrap_mean, paired_difference, wilson
+from outcomes import Seeded
 
-#: Episodes by seed and task.
-Seeded = Mapping[tuple[int, str], Episode]
-SCORED = ("arm", "score", "success", "difference to the control", "p", "wins, ties, losses")
+SCORED = ("arm", "score", "success", "difference to the control", "by seed", "p", "wins, ties, losses")
 BEHAVED = ("steps", "invalid turns", "repeated turns", "Δ chosen, rejected")
 
 
-def repeated(episode: Episode) -> Iterator[bool]:
-    """For each turn, whether the same action was taken before in the episode with the same observation as answer: a loop."""
-    seen: set[tuple[str | None, str]] = set()
-    answers = [m.content for m in episode.turns if m.role == "user"]
-    for step, answer in zip(episode.steps, answers, strict=False):
-        yield (step.action, answer) in seen
-        seen.add((step.action, answer))
-
-
-def row(name: str, episodes: Seeded, control: Seeded, trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def row(name: str, played: Seeded, control: Seeded, trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of an arm. `trained`: what the trainer says of each seed's last job."""
-    turns = [(step, loop) for e in episodes.values() for step, loop in zip(e.steps, repeated(e), strict=False)]
-    splits = sorted({e.split for e in episodes.values()})
+    splits = sorted({o.split or "" for o in played.values()})
+    turns = sum(o.steps for o in played.values())
     return {
         "arm": name,
-        "seeds": sorted({seed for seed, _ in episodes}),
-        **outcome(episodes, control),
-        "splits": {s: outcome({k: e for k, e in episodes.items() if e.split == s}, control) for s in splits} if len(splits) > 1 else {},
-        "steps": sum(len(e.steps) for e in episodes.values()) / len(episodes),
-        "invalid": sum(not step.valid for step, _ in turns) / len(turns),
-        "repeated": sum(loop for _, loop in turns) / len(turns),
+        "seeds": sorted({seed for seed, _ in played}),
+        **totals(played, control),
+        "splits": {s: totals({k: o for k, o in played.items() if o.split == s}, control) for s in splits} if len(splits) > 1 else {},
+        "steps": turns / len(played),
+        "invalid": sum(o.invalid for o in played.values()) / turns,
+        "repeated": sum(o.repeated for o in played.values()) / turns,
         "trained": trained,
     }
 
 
-def outcome(episodes: Seeded, control: Seeded) -> dict[str, Any]:
+def totals(played: Seeded, control: Seeded) -> dict[str, Any]:
     """Score and success with intervals of 95 %, and the difference to the control where both played the same."""
-    scores = bootstrap_mean([e.score for e in episodes.values()], clusters=[task for _, task in episodes])
-    won = wilson(sum(e.success for e in episodes.values()), len(episodes))
+    scores = bootstrap_mean([o.score for o in played.values()], clusters=[task for _, task in played])
+    won = wilson(sum(o.success for o in played.values()), len(played))
     against: dict[str, Any] = {}
-    if episodes.keys() & control.keys():
-        difference = paired_difference(
-            {k: e.score for k, e in episodes.items()}, {k: e.score for k, e in control.items()}, cluster_of=lambda key: key[1]
-        )
+    if played.keys() & control.keys():
+        difference = _against(played, control)
         against = {
             "difference": [difference.mean, difference.low, difference.high],
             "wins_ties_losses": [difference.wins, difference.ties, difference.losses],
             "p": difference.p,
+            "by_seed": [
+                _against({k: o for k, o in played.items() if k[0] == seed}, control).mean
+                for seed in sorted({s for s, _ in played.keys() & control.keys()})
+            ],
         }
     return {
-        "episodes": len(episodes),
+        "episodes": len(played),
         "score": [scores.mean, scores.low, scores.high],
         "success": [won.mean, won.low, won.high],
         **against,
     }
+
+
+def _against(played: Seeded, control: Seeded) -> PairedDifference:
+    scores = [{key: outcome.score for key, outcome in side.items()} for side in (played, control)]
+    return paired_difference(*scores, cluster_of=lambda key: key[1])
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -75,10 +71,11 @@ def _cells(part: Mapping[str, Any]) -> str:
     if "difference" in part:
         cells += [
             signed("{:+.3f} [{:+.3f}, {:+.3f}]", part["difference"]),
+            ", ".join(signed("{:+.3f}", [mean]) for mean in part["by_seed"]),
             f"{part['p']:.2g}",
             "{}, {}, {}".format(*part["wins_ties_losses"]),
         ]
-    return " | ".join(cells + [""] * (5 - len(cells)))
+    return " | ".join(cells + [""] * (len(SCORED) - 1 - len(cells)))
 
 
 def _behaviour(arm: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 #!.venv/bin/python
 """A learning study: arms that start from one SFT policy, settings chosen on dev tasks, test tasks looked at once.
 
-    make study ONLY=sciworld, or benchmarks/study/study.py sciworld [--seeds 1] [--runs DIR] [--summary]
+    make study ONLY=sciworld, or benchmarks/study/study.py sciworld [--seeds 0 1] [--runs DIR] [--summary]
 
 NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
-looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. `--summary` counts
-what is there. Prints the table of docs/results.md; writes benchmarks/out/study-NAME.json, and to docs/results NAME.svg and
-NAME-training.svg (of the first seed).
+looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. How each test
+episode ended is kept in docs/results/NAME-sSEED.jsonl, which is committed: what stands there is not played again, so seeds can be played
+on different machines. `--summary` counts what is there. Prints the table of docs/results.md; writes benchmarks/out/study-NAME.json, and to
+docs/results NAME.svg and NAME-training.svg (of the first seed).
 
 An arm with `choose` is run once for each choice with the first seed, and evaluated on dev; the best mean score there (the earlier of
 equals) is what all seeds then play on test. Differences are to the control, on the same tasks and seeds; intervals by bootstrap over tasks.
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from count import Seeded, markdown, row
+from count import markdown, row
 from figure import draw, draw_training
 from orchestrator.records import Episode
-from orchestrator.statistics import bootstrap_mean
+from outcomes import Kept, Seeded, outcome_of
 
 from orchestrator import jsonl
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
 ETO = str(ROOT / ".venv" / "bin" / "eto")
 #: What is kept of what the trainer says of a job.
 METRICS = ("steps", "examples", "logp_chosen", "logp_rejected", "chosen_fall", "accuracy")
@@ -44,34 +46,60 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 class Study:
-    """The runs of a study and where they are."""
+    """The runs of a study and what is kept of them. `results`: where the outcomes are."""
 
-    def __init__(self, name: str, runs: Path) -> None:
-        self.name, self.runs = name, runs
+    def __init__(self, name: str, runs: Path, results: Path = RESULTS) -> None:
+        self.name, self.runs, self.results = name, runs, results
         self.plan: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "study" / f"{name}.yaml").read_text())
         self.arms: dict[str, dict[str, Any]] = self.plan["arms"]
+
+    def kept(self, seed: int) -> Kept:
+        """What is kept of a seed."""
+        return Kept(self.results / f"{self.name}-s{seed}.jsonl", self.name, seed)
 
     def carry_out(self, seeds: list[int]) -> None:
         """Everything that is not done yet, a seed at a time."""
         for seed in seeds:
-            self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=self.plan["until"])
-            for name, arm in self.arms.items():
-                if seed == seeds[0] and "choose" in arm:
-                    for number, choice in enumerate(arm["choose"]):
-                        settings = merged(merged(arm["config"], choice), {"skip": ["evaluate-base", "evaluate-sft"]})
-                        self._run(f"{name}-c{number}-s{seed}", seed, settings, "dev", f"base-s{seed}:{arm['from']}")
-                config = merged(arm["config"], self.chosen(name, seeds[0]))
+            missing = [name for name in self.arms if name not in self.kept(seed).arms]
+            if missing:
+                self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=self.plan["until"])
+            for name in missing:
+                arm = self.arms[name]
+                if "choose" in arm and seed == self.plan["seeds"][0]:
+                    self._look_at_dev(name, seed)
+                config = merged(arm["config"], self.chosen(name))
                 skip = ["evaluate-base"] if not config.get("iterations", 1) else ["evaluate-base", "evaluate-sft"]
                 self._run(f"{name}-s{seed}", seed, merged(config, {"skip": skip}), "test", f"base-s{seed}:{arm['from']}")
+                self._keep(name, seed)
 
-    def chosen(self, name: str, seed: int) -> dict[str, Any]:
-        """The choice of an arm with the best score on dev."""
+    def _look_at_dev(self, name: str, seed: int) -> None:
+        """Run every choice of an arm, and keep its mean scores on dev."""
+        arm, kept = self.arms[name], self.kept(seed)
+        for number, choice in enumerate(arm["choose"]):
+            settings = merged(merged(arm["config"], choice), {"skip": ["evaluate-base", "evaluate-sft"]})
+            self._run(f"{name}-c{number}-s{seed}", seed, settings, "dev", f"base-s{seed}:{arm['from']}")
+        played = [self._evaluated(f"{name}-c{number}-s{seed}") for number in range(len(arm["choose"]))]
+        kept.dev[name] = [sum(e.score for e in episodes) / len(episodes) for episodes in played]
+        kept.write()
+
+    def chosen(self, name: str) -> dict[str, Any]:
+        """The choice of an arm with the best score on dev with the first seed. Raises SystemExit before that is known."""
         choices: list[dict[str, Any]] = self.arms[name].get("choose", [{}])
-        return max(choices, key=lambda c: self.dev_score(name, choices.index(c), seed)) if len(choices) > 1 else choices[0]
+        if len(choices) == 1:
+            return choices[0]
+        first = self.kept(self.plan["seeds"][0])
+        if len(first.dev.get(name, [])) != len(choices):
+            raise SystemExit(f"{name} is chosen on dev with seed {first.seed}, of which {first.file} holds nothing: play that seed first.")
+        return choices[first.dev[name].index(max(first.dev[name]))]
 
-    def dev_score(self, name: str, number: int, seed: int) -> float:
-        """Mean score on dev of one choice."""
-        return bootstrap_mean([e.score for e in self._evaluated(f"{name}-c{number}-s{seed}").values()]).mean
+    def _keep(self, name: str, seed: int) -> None:
+        """Write down how an arm's test episodes ended."""
+        run = f"{name}-s{seed}"
+        played = self._evaluated(run)
+        versions = {"code_version": played[0].code_version, "model_version": played[0].model.version}
+        about = {"config": yaml.safe_load((self.runs / "configs" / f"{run}.yaml").read_text()), **versions}
+        trained = self._metrics(self.runs / run / "stages")
+        self.kept(seed).add(name, {e.task_id: outcome_of(e) for e in played}, {**about, "trained": trained})
 
     def _run(
         self, name: str, seed: int, settings: Mapping[str, Any], tasks: str, origin: str | None = None, until: str | None = None
@@ -87,18 +115,10 @@ class Study:
         command = [ETO, "run", str(file), "--runs", str(self.runs), "--keep-services", *(["--until", until] if until else [])]
         subprocess.run([*command, *(["--from", origin] if origin else [])], cwd=ROOT, check=True)
 
-    def _evaluated(self, run: str) -> dict[str, Episode]:
-        """The last finished evaluation of a run, by task."""
-        done = sorted((self.runs / run / "stages").glob("evaluate-*/done.json"), key=lambda f: f.stat().st_mtime)
-        return {e.task_id: e for e in jsonl.read(done[-1].with_name("episodes.jsonl"), Episode)} if done else {}
-
-    def tested(self, arm: str, seeds: list[int]) -> Seeded:
-        """An arm's test episodes."""
-        return {(seed, task): e for seed in seeds for task, e in self._evaluated(f"{arm}-s{seed}").items()}
-
-    def trained(self, arm: str, seeds: list[int]) -> list[dict[str, Any]]:
-        """What the trainer says of each seed's last job, how far the log-probabilities of a pair's sides moved, and how they did so."""
-        return [m for seed in seeds if (m := self._metrics(self.runs / f"{arm}-s{seed}" / "stages"))]
+    def _evaluated(self, run: str) -> list[Episode]:
+        """The last finished evaluation of a run."""
+        done = max((self.runs / run / "stages").glob("evaluate-*/done.json"), key=lambda file: file.stat().st_mtime)
+        return list(jsonl.read(done.with_name("episodes.jsonl"), Episode))
 
     def _metrics(self, stages: Path) -> dict[str, Any]:
         stage = next((stages / s for s in ("dpo-1", "rft-1", "sft-1", "sft") if (stages / s / "done.json").exists()), None)
@@ -117,18 +137,19 @@ class Study:
 
 def summary(study: Study, seeds: list[int]) -> dict[str, Any]:
     """All arms that were tested."""
-    control = study.tested(study.plan["control"], seeds)
+    kept = [study.kept(seed) for seed in seeds]
+
+    def tested(arm: str) -> Seeded:
+        return {(k.seed, task): outcome for k in kept for task, outcome in k.arms.get(arm, {}).items()}
+
+    control = study.plan["control"]
     rows = [
-        row(n, found, control if n != study.plan["control"] else {}, study.trained(n, seeds))
+        row(n, found, tested(control) if n != control else {}, [t for k in kept if n in k.about and (t := k.about[n]["trained"])])
         for n in study.arms
-        if (found := study.tested(n, seeds))
+        if (found := tested(n))
     ]
-    dev = {
-        name: [{"choice": choice, "score": study.dev_score(name, i, seeds[0])} for i, choice in enumerate(arm["choose"])]
-        for name, arm in study.arms.items()
-        if "choose" in arm and all((study.runs / f"{name}-c{i}-s{seeds[0]}" / "report.json").exists() for i in range(len(arm["choose"])))
-    }
-    return {"study": study.name, "control": study.plan["control"], "seeds": seeds, "dev": dev, "arms": rows}
+    dev = {n: dict(zip(map(json.dumps, study.arms[n]["choose"]), scores, strict=True)) for n, scores in kept[0].dev.items()} if kept else {}
+    return {"study": study.name, "control": control, "seeds": [k.seed for k in kept if k.arms], "dev": dev, "arms": rows}
 
 
 def main() -> None:
@@ -136,12 +157,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     files = (ROOT / "benchmarks" / "study").glob("*.yaml")
     parser.add_argument("name", choices=sorted(f.stem for f in files if not f.stem.endswith("-prompt")))
-    parser.add_argument("--seeds", type=int, help="only the first so many")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these (default: all of the study's file)")
     parser.add_argument("--runs", type=Path, help="where its runs are (default: runs/study-NAME)")
     parser.add_argument("--summary", action="store_true", help="run nothing, count what is there")
     given = parser.parse_args()
     study = Study(given.name, (given.runs or ROOT / "runs" / f"study-{given.name}").resolve())
-    seeds = study.plan["seeds"][: given.seeds]
+    seeds = given.seeds or study.plan["seeds"]
     if not given.summary:
         try:
             study.carry_out(seeds)
@@ -154,10 +175,8 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     if found["arms"]:
-        results = ROOT / "docs" / "results"
-        results.mkdir(exist_ok=True)
-        (results / f"{study.name}.svg").write_text(draw(found))
-        (results / f"{study.name}-training.svg").write_text(draw_training(found))
+        (RESULTS / f"{study.name}.svg").write_text(draw(found))
+        (RESULTS / f"{study.name}-training.svg").write_text(draw_training(found))
     print(f"\n{study.name}: test tasks; differences to {found['control']} on the same tasks and seeds; 95 % intervals\n\n{markdown(found)}")
 
 
