@@ -28,11 +28,11 @@ class StageProgress:
         self._resumed = 0
         self._scores = 0.0
         self._tokens = 0
-        self._began: float | None = None
+        self._began = self._started
         self._bar: TaskID = display.bars.add_task(name, total=None, detail="")
 
     def total(self, number: int, unit: str) -> None:
-        """How much there is to do."""
+        """How much there is to do. Speeds count from now on: before it a server may have had to start."""
         self._total = number
         self._display.bars.update(self._bar, total=number)
         self._began = time.monotonic()
@@ -41,11 +41,11 @@ class StageProgress:
         """An episode has ended (or was found on disk)."""
         self._done += 1
         self._scores += episode.score
-        if self._began is not None and time.monotonic() - self._began < 0.05 and self._resumed == self._done - 1:
+        elapsed = max(time.monotonic() - self._began, 1e-3)
+        if elapsed < 0.05 and self._resumed == self._done - 1:
             self._resumed += 1  # read from disk, not played now: it must not count towards the speed
         else:
             self._tokens += episode.usage.completion_tokens
-        elapsed = max(time.monotonic() - self._started, 1e-3)
         speed = (self._done - self._resumed) / elapsed
         detail = f"score {self._scores / self._done:.3f} | {speed * 60:.0f} episodes/min | {self._tokens / elapsed:.0f} tokens/s"
         self._show(self._done, detail)
