@@ -55,7 +55,7 @@ def test_sums_and_gradients_are_those_of_two_rows(world, model, tokenizer):
     shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
     one = collate_shared_dpo(examples)
     assert one["input_ids"].numel() < sum(len(e["chosen_ids"]) + len(e["rejected_ids"]) for e in examples)
-    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), n)
+    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model, b), n)
     assert torch.allclose(plain[0], shared[0], atol=1e-4)
     assert torch.allclose(plain[1], shared[1], atol=1e-4)
 
@@ -71,7 +71,7 @@ def test_pairs_of_other_tasks_share_their_instruction_where_that_is_less(world, 
     head = model.get_output_embeddings()
     plain = sums(model, collate_dpo(examples), lambda b: logps_at_targets(model, head, b["input_ids"], b["loss_mask"]), 3)
     shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
-    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), 3)
+    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model, b), 3)
     assert torch.allclose(plain[0], shared[0], atol=1e-4)
     assert torch.allclose(plain[1], shared[1], atol=1e-4)
 
@@ -105,9 +105,26 @@ def test_conversations_under_one_instruction_give_the_sums_and_gradients_of_rows
     head = model.get_output_embeddings()
     plain = sums(model, collate_sft(rows), lambda b: logps_at_targets(model, head, b["input_ids"], b["loss_mask"]), 4)
     shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
-    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model.get_output_embeddings(), b), 4)
+    shared = sums(shared_model, one, lambda b: shared_logps(shared_model, shared_model, b), 4)
     assert torch.allclose(plain[0], shared[0], atol=1e-4)
     assert torch.allclose(plain[1], shared[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_layer_at_targets_alone_gives_the_sums_and_gradients_of_all_of_it(world, model, tokenizer, monkeypatch, checkpointing):
+    """With checkpointing, layers are computed once more in the backward pass, whole."""
+    examples = rows(tokenizer, dpo_records())
+    n, batch = len(examples), collate_shared_dpo(examples)
+    shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME)
+    if checkpointing:
+        shared_model.gradient_checkpointing_enable({"use_reentrant": False})
+    seen = []
+    shared_model.get_decoder().layers[-1].mlp.gate_proj.register_forward_hook(lambda _module, args, _output: seen.append(args[0].shape[1]))
+    some = sums(shared_model.train(), batch, lambda b: shared_logps(shared_model, shared_model, b), n)
+    batch["needed"] = torch.arange(batch["input_ids"].shape[1])
+    whole = sums(shared_model, batch, lambda b: shared_logps(shared_model, shared_model, b), n)
+    assert all(torch.allclose(one, two, atol=1e-4) for one, two in zip(some, whole, strict=True))
+    assert seen[0] == batch["input_ids"].shape[1] if checkpointing else seen[0] < seen[-1] / 2
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=12), min_size=1, max_size=8))
@@ -148,7 +165,7 @@ def test_in_bfloat16_sharing_rounds_as_rows_of_their_own_do(world, model, tokeni
     shared_model = AutoModelForCausalLM.from_pretrained(world / "init", dtype=torch.float32, attn_implementation=NAME).eval()
     with torch.autocast("cpu", torch.bfloat16):
         plain = logps_at_targets(model, model.get_output_embeddings(), *(collate_dpo(examples)[k] for k in ("input_ids", "loss_mask")))
-        shared = shared_logps(shared_model, shared_model.get_output_embeddings(), collate_shared_dpo(examples))
+        shared = shared_logps(shared_model, shared_model, collate_shared_dpo(examples))
     one, two = (sums_by_row(logps, at, 2 * len(examples)) for logps, at in (plain, shared))
     assert torch.allclose(one, two, rtol=1e-2)
     two.sum().backward()

@@ -88,12 +88,12 @@ class GrpoTrainer(AgentTrainer, GRPOTrainer):  # type: ignore[misc]
 
     def _scores(self, model: nn.Module) -> Tensor:
         """Return the log-probability of each recorded token and the entropy at its place, [2, tokens]."""
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        plain = self.accelerator.unwrap_model(model)
         with self.accelerator.autocast():
             if "layout" in self.given:
-                return shared_logps(model, head, self.given, target_logps_and_entropies)[0]
+                return shared_logps(model, plain, self.given, target_logps_and_entropies)[0]
             ids, mask = self.given["input_ids"], self.given["loss_mask"]
-            return logps_at_targets(model, head, ids, mask, target_logps_and_entropies)[0]
+            return logps_at_targets(model, plain.get_output_embeddings(), ids, mask, target_logps_and_entropies)[0]
 
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor, None]:
         logps, entropies = self._scores(model)

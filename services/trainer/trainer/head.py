@@ -1,4 +1,4 @@
-"""Logits only where there is loss.
+"""Logits only where there is loss, and of the last layer only what they need.
 
 With a vocabulary of 49k the head costs more than a small backbone, and four of five tokens of an agent's trajectory
 carry no loss. A hook on the head picks the positions before it runs, so the model's own forward is used as it is
@@ -31,6 +31,24 @@ def head_at(head: nn.Module, keep: Tensor | tuple[Tensor, Tensor]) -> Iterator[N
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def only_at(module: nn.Module, keep: Tensor, positions: int) -> Iterator[None]:
+    """Let a module that computes each position by itself see only those of keep, [n], of so many; elsewhere its output is zero."""
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, keep], *args[1:])
+
+    def put_back(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.new_zeros(output.shape[0], positions, output.shape[2]).index_copy(1, keep, output)
+
+    hooks = module.register_forward_pre_hook(pick), module.register_forward_hook(put_back)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def logps_at_targets(model: nn.Module, head: nn.Module, ids: Tensor, mask: Tensor, score: Score = target_logps) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ A pass becomes one row without padding: the shared tokens, then what each exampl
 each rest see its beginning and itself, which is what rows of their own would compute.
 """
 
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.attention_cpu import Part
 from trainer.batches import what_samples_earned
-from trainer.head import Score, head_at
+from trainer.head import Score, head_at, only_at
 from trainer.losses import target_logps
 
 #: A shorter beginning is computed again: it would keep those who share a longer one apart.
@@ -90,11 +92,15 @@ def lay_out(groups: list[list[Row]]) -> dict[str, Any]:
                 targets.append((place, row.ids[at], row.number))
     add([], padding(len(ids)))
     at, wanted, numbers = torch.tensor(targets).T
+    needed = set(at.tolist())
+    others = (place for place in range(len(ids)) if place not in needed)
+    needed.update(islice(others, padding(len(needed))))
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([places]),
         "layout": torch.tensor(layout),
         "at": at,
+        "needed": torch.tensor(sorted(needed)),
         "wanted": wanted,
         "rows": numbers,
         "tokens": torch.tensor(sum(len(row.ids) for rows in groups for row in rows)),
@@ -130,9 +136,14 @@ def collate_shared_dpo(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def shared_logps(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor], score: Score = target_logps) -> tuple[Tensor, Tensor]:
-    """Return the log-probability (or other score) of each target and its row's number."""
+def shared_logps(model: nn.Module, plain: Any, inputs: dict[str, Tensor], score: Score = target_logps) -> tuple[Tensor, Tensor]:
+    """Return the log-probability (or other score) of each target and its row's number. `plain`: the model without what wraps it."""
     layout = [Part(*part) for part in inputs["layout"].tolist()]
-    with head_at(head, (torch.zeros_like(inputs["at"]), inputs["at"])):
+    with ExitStack() as hooks:
+        hooks.enter_context(head_at(plain.get_output_embeddings(), (torch.zeros_like(inputs["at"]), inputs["at"])))
+        if not plain.is_activation_checkpointing:  # which computes layers once more, when the hooks are gone
+            last = plain.get_decoder().layers[-1]
+            for module in (last.self_attn.o_proj, last.mlp):
+                hooks.enter_context(only_at(module, inputs["needed"], inputs["input_ids"].shape[1]))
         logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, layout=layout).logits
     return score(logits, inputs["wanted"]), inputs["rows"]

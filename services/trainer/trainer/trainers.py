@@ -53,14 +53,11 @@ class AgentTrainer(Trainer):
         items = sum((batch["items"] for batch in batch_samples), torch.tensor(0)).to(device)
         return self.accelerator.gather(items).sum()  # type: ignore[no-any-return]
 
-    def _head(self) -> nn.Module:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_output_embeddings()  # type: ignore[no-any-return]
-
     def _logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        plain = self.accelerator.unwrap_model(self.model)
         if "layout" in inputs:
-            return shared_logps(model, self._head(), inputs)
-        return logps_at_targets(model, self._head(), inputs["input_ids"], inputs["loss_mask"])
+            return shared_logps(model, plain, inputs)
+        return logps_at_targets(model, plain.get_output_embeddings(), inputs["input_ids"], inputs["loss_mask"])
 
     def _without_adapters(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)
