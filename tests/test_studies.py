@@ -86,3 +86,18 @@ def test_what_was_to_be_chosen_with_the_first_seed_is_not_guessed(tmp_path: Path
     kept.dev["step"] = [0.2, 0.3]
     kept.write()
     assert study.chosen("step") == study.arms["step"]["choose"][1]
+
+
+def test_a_seed_is_not_played_again_and_other_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from outcomes import Outcome
+    from study import Study
+
+    study = Study("alfworld", tmp_path / "runs", tmp_path)
+    for arm in study.arms:
+        study.kept(1).add(arm, {"t": Outcome(None, 1.0, True, 3, 0, 0)}, {"config": study.tested_config(arm, 1)})
+    study.carry_out([1])
+    assert not study.runs.exists()
+    study.arms["eto-paper"]["config"] = {"dpo": {"learning_rate": 2.0e-6}}
+    with pytest.raises(SystemExit, match=r"eto-paper in .* other settings"):
+        study.carry_out([1])

@@ -60,24 +60,43 @@ class Study:
     def carry_out(self, seeds: list[int]) -> None:
         """Everything that is not done yet, a seed at a time."""
         for seed in seeds:
-            missing = [name for name in self.arms if name not in self.kept(seed).arms]
+            missing = self._missing(seed)
             if missing:
-                self._run(f"base-s{seed}", seed, {"skip": ["evaluate-base"]}, "dev", until=self.plan["until"])
+                self._run(self._config("base", seed, {"skip": ["evaluate-base"]}, "dev"), until=self.plan["until"])
             for name in missing:
-                arm = self.arms[name]
-                if "choose" in arm and seed == self.plan["seeds"][0]:
+                if "choose" in self.arms[name] and seed == self.plan["seeds"][0]:
                     self._look_at_dev(name, seed)
-                config = merged(arm["config"], self.chosen(name))
-                skip = ["evaluate-base"] if not config.get("iterations", 1) else ["evaluate-base", "evaluate-sft"]
-                self._run(f"{name}-s{seed}", seed, merged(config, {"skip": skip}), "test", f"base-s{seed}:{arm['from']}")
-                self._keep(name, seed)
+                config = self.tested_config(name, seed)
+                self._run(config, self._origin(name, seed))
+                self._keep(name, seed, config)
+
+    def _missing(self, seed: int) -> list[str]:
+        """The arms that have no outcomes. Raises SystemExit where others were played with settings that the study no longer has."""
+        kept = self.kept(seed)
+        for name in self.arms.keys() & kept.arms.keys():
+            if kept.about[name]["config"] != self.tested_config(name, seed):
+                raise SystemExit(f"{name} in {kept.file} was played with other settings than {self.name}.yaml has: move the file away.")
+        return [name for name in self.arms if name not in kept.arms]
+
+    def _origin(self, name: str, seed: int) -> str:
+        return f"base-s{seed}:{self.arms[name]['from']}"
+
+    def _config(self, name: str, seed: int, settings: Mapping[str, Any], tasks: str) -> dict[str, Any]:
+        """What `eto run` is told of a run."""
+        return {**merged(self.plan["base"], settings), "name": f"{name}-s{seed}", "seed": seed, "evaluate": self.plan[tasks]}
+
+    def tested_config(self, name: str, seed: int) -> dict[str, Any]:
+        """The run of an arm that plays the test tasks."""
+        settings = merged(self.arms[name]["config"], self.chosen(name))
+        skip = ["evaluate-base"] if not settings.get("iterations", 1) else ["evaluate-base", "evaluate-sft"]
+        return self._config(name, seed, merged(settings, {"skip": skip}), "test")
 
     def _look_at_dev(self, name: str, seed: int) -> None:
         """Run every choice of an arm, and keep its mean scores on dev."""
         arm, kept = self.arms[name], self.kept(seed)
         for number, choice in enumerate(arm["choose"]):
             settings = merged(merged(arm["config"], choice), {"skip": ["evaluate-base", "evaluate-sft"]})
-            self._run(f"{name}-c{number}-s{seed}", seed, settings, "dev", f"base-s{seed}:{arm['from']}")
+            self._run(self._config(f"{name}-c{number}", seed, settings, "dev"), self._origin(name, seed))
         played = [self._evaluated(f"{name}-c{number}-s{seed}") for number in range(len(arm["choose"]))]
         kept.dev[name] = [sum(e.score for e in episodes) / len(episodes) for episodes in played]
         kept.write()
@@ -92,20 +111,16 @@ class Study:
             raise SystemExit(f"{name} is chosen on dev with seed {first.seed}, of which {first.file} holds nothing: play that seed first.")
         return choices[first.dev[name].index(max(first.dev[name]))]
 
-    def _keep(self, name: str, seed: int) -> None:
+    def _keep(self, name: str, seed: int, config: Mapping[str, Any]) -> None:
         """Write down how an arm's test episodes ended."""
-        run = f"{name}-s{seed}"
-        played = self._evaluated(run)
+        played = self._evaluated(config["name"])
         versions = {"code_version": played[0].code_version, "model_version": played[0].model.version}
-        about = {"config": yaml.safe_load((self.runs / "configs" / f"{run}.yaml").read_text()), **versions}
-        trained = self._metrics(self.runs / run / "stages")
-        self.kept(seed).add(name, {e.task_id: outcome_of(e) for e in played}, {**about, "trained": trained})
+        about = {"config": config, **versions, "trained": self._metrics(self.runs / config["name"] / "stages")}
+        self.kept(seed).add(name, {e.task_id: outcome_of(e) for e in played}, about)
 
-    def _run(
-        self, name: str, seed: int, settings: Mapping[str, Any], tasks: str, origin: str | None = None, until: str | None = None
-    ) -> None:
+    def _run(self, config: Mapping[str, Any], origin: str | None = None, until: str | None = None) -> None:
         """`eto run`, unless it is done. `until`: the run is stopped once that stage is finished, as nothing after it is needed."""
-        config = {**merged(self.plan["base"], settings), "name": name, "seed": seed, "evaluate": self.plan[tasks]}
+        name = config["name"]
         file = self.runs / "configs" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(config, sort_keys=False))
