@@ -92,7 +92,7 @@ def lay_out(groups: list[list[Row]]) -> dict[str, Any]:
                 targets.append((place, row.ids[at], row.number))
     add([], padding(len(ids)))
     at, wanted, numbers = torch.tensor(targets).T
-    needed = set(at.tolist())
+    needed = set(at.tolist())  # and some others, so that their number comes again too
     others = (place for place in range(len(ids)) if place not in needed)
     needed.update(islice(others, padding(len(needed))))
     return {
