@@ -57,6 +57,8 @@ def test_seeds_that_were_played_on_different_machines_are_counted_together(tmp_p
     sft, more = found["arms"]
     assert found["seeds"] == [0, 2]
     assert (sft["arm"], sft["episodes"], sft["success"][0], sft["steps"], sft["invalid"]) == ("sft", 40, 14 / 40, 10, 0.1)
+    # whole tasks are drawn: two seeds on the same 20 tasks say less than 40 tasks would
+    assert sft["success"][2] - sft["success"][1] > 0.35
     assert sft["difference"][0] == pytest.approx(-0.15)
     assert sft["by_seed"] == pytest.approx([-0.1, -0.2])
     assert (more["arm"], more["trained"]) == ("sft-more", [{"moved": [1.0, -1.0]}] * 2)
@@ -101,3 +103,19 @@ def test_a_seed_is_not_played_again_and_other_settings_are_told(tmp_path: Path, 
     study.arms["eto-paper"]["config"] = {"dpo": {"learning_rate": 2.0e-6}}
     with pytest.raises(SystemExit, match=r"eto-paper in .* other settings"):
         study.carry_out([1])
+
+
+def test_arms_of_a_seed_that_would_start_from_different_sft_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from outcomes import Outcome
+    from study import Study
+
+    study = Study("alfworld", tmp_path / "runs", tmp_path)
+    config = study.tested_config("sft", 0)
+    study.kept(0).add("sft", {"t": Outcome(None, 1.0, True, 3, 0, 0)}, {"config": config, "base": "base-s0-lost"})
+    base = study.runs / "base-s0"  # another machine's: done as far as the arms need it
+    (base / "stages" / study.plan["until"]).mkdir(parents=True)
+    (base / "stages" / study.plan["until"] / "done.json").write_text("{}")
+    (base / "manifest.json").write_text('{"run_id": "base-s0-new"}')
+    with pytest.raises(SystemExit, match="started from base-s0-lost"):
+        study.carry_out([0])

@@ -28,8 +28,11 @@ def row(name: str, played: Seeded, control: Seeded, trained: Sequence[Mapping[st
 
 def totals(played: Seeded, control: Seeded) -> dict[str, Any]:
     """Score and success with intervals of 95 %, and the difference to the control where both played the same."""
-    scores = bootstrap_mean([o.score for o in played.values()], clusters=[task for _, task in played])
-    won = wilson(sum(o.success for o in played.values()), len(played))
+    tasks = [task for _, task in played]
+    scores = bootstrap_mean([o.score for o in played.values()], clusters=tasks)
+    successes = [o.success for o in played.values()]
+    # seeds play the same tasks, which are then not independent: Wilson's interval would be too narrow
+    won = wilson(sum(successes), len(tasks)) if len(set(tasks)) == len(tasks) else bootstrap_mean(successes, clusters=tasks)
     against: dict[str, Any] = {}
     if played.keys() & control.keys():
         difference = _against(played, control)

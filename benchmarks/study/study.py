@@ -63,6 +63,7 @@ class Study:
             missing = self._missing(seed)
             if missing:
                 self._run(self._config("base", seed, {"skip": ["evaluate-base"]}, "dev"), until=self.plan["until"])
+                self._same_base(seed)
             for name in missing:
                 if "choose" in self.arms[name] and seed == self.plan["seeds"][0]:
                     self._look_at_dev(name, seed)
@@ -77,6 +78,19 @@ class Study:
             if kept.about[name]["config"] != self.tested_config(name, seed):
                 raise SystemExit(f"{name} in {kept.file} was played with other settings than {self.name}.yaml has: move the file away.")
         return [name for name in self.arms if name not in kept.arms]
+
+    def _base(self, seed: int) -> str:
+        """Which run the arms of a seed start from."""
+        return str(json.loads((self.runs / f"base-s{seed}" / "manifest.json").read_text())["run_id"])
+
+    def _same_base(self, seed: int) -> None:
+        """Arms of a seed are compared in pairs, so all start from one SFT. Raises SystemExit where that was lost half-way."""
+        kept = self.kept(seed)
+        if other := {about["base"] for about in kept.about.values()} - {self._base(seed)}:
+            raise SystemExit(
+                f"{kept.file} holds arms that started from {', '.join(other)}, which is not in {self.runs}: "
+                "move the file away to play this seed anew, or bring that run back."
+            )
 
     def _origin(self, name: str, seed: int) -> str:
         return f"base-s{seed}:{self.arms[name]['from']}"
@@ -114,7 +128,7 @@ class Study:
     def _keep(self, name: str, seed: int, config: Mapping[str, Any]) -> None:
         """Write down how an arm's test episodes ended."""
         played = self._evaluated(config["name"])
-        versions = {"code_version": played[0].code_version, "model_version": played[0].model.version}
+        versions = {"code_version": played[0].code_version, "model_version": played[0].model.version, "base": self._base(seed)}
         about = {"config": config, **versions, "trained": self._metrics(self.runs / config["name"] / "stages")}
         self.kept(seed).add(name, {e.task_id: outcome_of(e) for e in played}, about)
 

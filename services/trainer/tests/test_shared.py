@@ -111,7 +111,7 @@ def test_conversations_under_one_instruction_give_the_sums_and_gradients_of_rows
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_last_layer_at_targets_alone_gives_the_sums_and_gradients_of_all_of_it(world, model, tokenizer, monkeypatch, checkpointing):
+def test_the_last_layer_at_targets_alone_gives_the_sums_and_gradients_of_all_of_it(world, tokenizer, checkpointing):
     """With checkpointing, layers are computed once more in the backward pass, whole."""
     examples = rows(tokenizer, dpo_records())
     n, batch = len(examples), collate_shared_dpo(examples)
