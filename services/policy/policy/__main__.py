@@ -94,7 +94,7 @@ def _serve(arguments: argparse.Namespace, extra: list[str]) -> None:
         kv_cache_gib=arguments.kv_cache_gib,
         device=device,
         eager=arguments.eager,
-        dtype=server.choose_dtype(device),
+        dtype=server.choose_dtype(device, extra),
         adapters=arguments.adapters,
         dev_endpoints=arguments.dev_endpoints,
         allow_anonymous=arguments.allow_anonymous,

@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,12 +65,12 @@ def choose_device(asked: str) -> Literal["cpu", "cuda"]:
     )
 
 
-def choose_dtype(device: str, cpu_info: Path = CPU_INFO) -> str | None:
+def choose_dtype(device: str, extra: Sequence[str] = (), cpu_info: Path = CPU_INFO) -> str | None:
     """float32 on an x86 CPU without AVX-512, where bf16 is emulated (services/policy/README.md: 2.5 times as slow).
 
-    None leaves the choice to vLLM, which takes what the checkpoint holds.
+    None leaves the choice to vLLM's arguments, or to vLLM, which takes what the checkpoint holds.
     """
-    if device != "cpu" or not cpu_info.is_file():
+    if device != "cpu" or not cpu_info.is_file() or any(argument.split("=")[0] == "--dtype" for argument in extra):
         return None
     found = re.search(r"^flags\s*:(.*)$", cpu_info.read_text(), re.MULTILINE)
     return "float32" if found and "avx512f" not in found[1].split() else None
@@ -155,7 +155,7 @@ def serve_arguments(model: Model, settings: ServeSettings) -> list[str]:
         arguments += ["--worker-cls", "policy.cpu_worker.SwappingCPUWorker"]
     if eager:
         arguments.append("--enforce-eager")
-    if settings.dtype and "--dtype" not in settings.extra:
+    if settings.dtype:
         arguments += ["--dtype", settings.dtype]
     if settings.kv_cache_gib is not None:
         arguments += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 2**30))]

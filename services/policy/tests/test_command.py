@@ -48,13 +48,15 @@ def test_a_cpu_starts_eager_and_a_gpu_compiles_unless_told_otherwise():
 )
 def test_an_x86_cpu_without_avx512_computes_in_float32(tmp_path, device, cpu_info, dtype):
     (tmp_path / "cpuinfo").write_text(cpu_info)
-    assert server.choose_dtype(device, tmp_path / "cpuinfo") == dtype
-    assert server.choose_dtype("cpu", tmp_path / "missing") is None
+    assert server.choose_dtype(device, cpu_info=tmp_path / "cpuinfo") == dtype
+    assert server.choose_dtype("cpu", cpu_info=tmp_path / "missing") is None
     assert ("--dtype" in arguments(device=device, dtype=dtype)) == (dtype is not None)
 
 
-def test_a_dtype_after_two_dashes_wins():
-    assert arguments(dtype="float32", extra=("--dtype", "bfloat16")).count("--dtype") == 1
+@pytest.mark.parametrize("extra", [("--dtype", "bfloat16"), ("--dtype=bfloat16",)])
+def test_a_dtype_after_two_dashes_wins(tmp_path, extra):
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
+    assert server.choose_dtype("cpu", extra, tmp_path / "cpuinfo") is None
 
 
 def test_the_context_is_4096_tokens_or_what_a_smaller_model_has():
