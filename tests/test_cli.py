@@ -67,6 +67,8 @@ def test_status_as_json_is_a_list_of_services() -> None:
         (["pairs", "--experts", "x", "--explored", "y", "--out", "z"], 2, "x"),
         (["experts", "--split", "s", "--out", "o", "--env-url", "http://127.0.0.1:9"], 1, "Is the service up"),
         (["rollout", "--split", "s"], 2, "Missing option"),
+        (["rollout", "--split", "s", "--out", "o", "--prompt", "bad.yaml"], 2, "bad.yaml is no prompt file"),
+        (["experts", "--split", "s", "--out", "o", "--prompt", "bad.yaml"], 2, "bad.yaml is no prompt file"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_an_exit_code(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

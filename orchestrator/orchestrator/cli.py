@@ -30,6 +30,7 @@ EnvUrl = Annotated[
     str | None,
     typer.Option(help="Its service, or replicas by commas. Default: ETO_SCIWORLD_URL and so on, else its port on this machine."),
 ]
+PromptFile = Annotated[Path | None, typer.Option(help="A prompt file of your own, or trajectories that have one.")]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
 
 
@@ -167,13 +168,14 @@ def experts(
     types: Annotated[list[str] | None, typer.Option("--type", help="Task type; repeat for more. Default: all.")] = None,
     per_type: Annotated[int | None, typer.Option(min=1, help="At most so many tasks of each type.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    prompt: PromptFile = None,
     as_json: Json = False,
 ) -> None:
     """Write expert trajectories: the environment's own gold paths, replayed, with first-person thoughts."""
     from orchestrator import commands
     from orchestrator.config import TaskSet
 
-    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed, as_json))
+    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed, as_json, prompt))
 
 
 @app.command()
@@ -204,6 +206,7 @@ def rollout(
     on_overflow: Annotated[str, typer.Option(help="A full context: end, or drop-oldest (turns are no longer shown).")] = "end",
     record_tokens: Annotated[str | None, typer.Option(help="Keep logprobs of generated tokens, or ids too (vLLM).")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    prompt: PromptFile = None,
     as_json: Json = False,
 ) -> None:
     """Play episodes and write them down: evaluation or exploration. Started again, it plays what is missing."""
@@ -214,7 +217,7 @@ def rollout(
     given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
     urls, settings = commands.rollout_settings(policy_url or [], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template))
+    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template, prompt))
 
 
 @app.command()
@@ -252,7 +255,7 @@ def data_import(
     observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
     keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Replay every n-th trajectory only.")] = 1,
-    prompt: Annotated[Path | None, typer.Option(help="A prompt file of your own, or trajectories that have one.")] = None,
+    prompt: PromptFile = None,
 ) -> None:
     """Verify trajectories by replay in the environment and write those that hold as episodes, thoughts kept; convert pairs."""
     from orchestrator.config import ConfigError

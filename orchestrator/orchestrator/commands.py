@@ -46,11 +46,13 @@ def env_addresses(name: str, url: str | None) -> list[str]:
         raise ConfigError(f"--env-url: {error}") from error
 
 
-async def experts(env_name: str, env_url: str | None, tasks: TaskSet, out: Path, seed: int, as_json: bool = False) -> None:
+async def experts(
+    env_name: str, env_url: str | None, tasks: TaskSet, out: Path, seed: int, as_json: bool = False, prompt: Path | None = None
+) -> None:
     """`eto experts`."""
+    loaded = load_prompt(env_name, prompt)
     async with EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
-        prompt = load_prompt(env_name)
-        player = Player(GoldPolicy(env, prompt.thoughts), "expert", None, Sampling(), prompt)
+        player = Player(GoldPolicy(env, loaded.thoughts), "expert", None, Sampling(), loaded)
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
 
 
@@ -78,6 +80,7 @@ async def rollout(
     seed: int,
     as_json: bool = False,
     template: Path | None = None,
+    prompt: Path | None = None,
 ) -> None:
     """`eto rollout`."""
     made = chat_template.load(template) if template is not None else None
@@ -97,7 +100,7 @@ async def rollout(
             policy,
             None,
             sampling,
-            load_prompt(env_name),
+            load_prompt(env_name, prompt),
             settings.example,
             max_steps=settings.max_steps,
             drop_oldest=settings.on_overflow == "drop-oldest",

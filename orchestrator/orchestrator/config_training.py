@@ -55,6 +55,7 @@ class JobSection(Section):
     max_length: int | None = Field(None, ge=8, description="tokens of a conversation")
     warmup_ratio: float | None = Field(None, ge=0, le=1)
     scheduler: Literal["cosine", "linear", "constant"] | None = None
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="muon: for models taught from nothing; ETO: adamw")
     max_steps: int | None = Field(None, ge=1)
     precision: Literal["auto", "bf16", "fp32"] | None = None
     gradient_checkpointing: bool | None = None

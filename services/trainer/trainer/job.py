@@ -105,7 +105,10 @@ class Job(Section):
     scheduler: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="learning rate after warm-up; sft cosine, dpo constant"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: orthogonal updates of the layers' matrices, AdamW for the rest; for models taught from nothing"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
     precision: Literal["auto", "bf16", "fp32"] = Field(
@@ -139,6 +142,12 @@ class Job(Section):
     def _model_is_named(self) -> Self:
         if self.method != "init" and not self.model:
             raise ValueError(f"method {self.method} starts from a model: set model to a directory or a hub id")
+        return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> Self:
+        if self.optimizer == "muon" and self.lora is not None:
+            raise ValueError("optimizer muon is for whole matrices, not for adapters: choose adamw, or leave lora out")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from trainer.errors import JobError, TrainingError
 from trainer.examples import Examples, dpo_examples, grpo_examples, sft_examples
 from trainer.grpo import GrpoTrainer, grpo_config, rewards_are_recorded
 from trainer.job import Job
+from trainer.muon import Muon
 from trainer.precision import choose_precision
 from trainer.progress import Progress
 from trainer.shared import collate_shared_dpo, collate_shared_grpo, collate_shared_sft
@@ -204,6 +205,9 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
         "peft_config": _lora_config(job),
         "callbacks": [SaveNowAndThen(job.checkpoint_every_s)],
     }
+    if job.optimizer == "muon":
+        _check_whole_matrices()
+        parts["optimizers"] = (Muon(model, job.learning_rate, job.weight_decay), None)
     if job.method == "sft":
         sft = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         return SftTrainer(args=sft, data_collator=collate_shared_sft if shared else collate_sft, **parts)
@@ -215,6 +219,12 @@ def _build_trainer(job: Job, examples: Examples, steps: int, precision: str, par
     trainer = DpoTrainer(args=dpo, data_collator=collate_shared_dpo if shared else collate_dpo, **parts)
     trainer.loss_options = job.loss
     return trainer
+
+
+def _check_whole_matrices() -> None:
+    """Raise JobError where processes hold parts of matrices."""
+    if any(os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true") for kind in ("FSDP", "DEEPSPEED")):
+        raise JobError("optimizer muon needs every matrix as a whole: choose adamw, or an accelerate config without FSDP and DeepSpeed")
 
 
 def _lora_config(job: Job) -> LoraConfig | None:
