@@ -61,6 +61,12 @@ class JobSection(Section):
     gradient_checkpointing: bool | None = None
     lora: LoraSection | None = Field(None, description="adapters, merged into the weights at the end; null: all weights are trained")
 
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> "JobSection":
+        if self.optimizer == "muon" and self.lora is not None:
+            raise ValueError("optimizer muon is for whole matrices, not for adapters: choose adamw, or leave lora out")
+        return self
+
 
 class TrainSection(JobSection):
     """Settings of a training job; what is null stays at ETO's value for the method (docs/formats.md, "Training job")."""

@@ -26,6 +26,7 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (GOOD + "sft: {optimizer: muon, lora: {r: 4}}\n", r"line 5: sft: .*choose adamw, or leave lora out"),
         (GOOD + "rolout: {}\n", r"line 5: rolout: unknown key; known here: name, seed, model"),
         (GOOD + "rollout:\n  temperature: hot\n", r"line 6: rollout\.temperature: Input should be a valid number"),
         (GOOD + "rollout:\n  temperatur: 1\n", r"line 6: rollout\.temperatur: unknown key; known here: concurrency"),

@@ -208,12 +208,8 @@ def test_lora_is_merged_into_plain_weights(world, tmp_path):
 
 @pytest.mark.parametrize(("method", "optimizer"), [("sft", "adamw"), ("sft", "muon"), ("dpo", "adamw")])
 def test_a_killed_job_goes_on_and_ends_with_the_very_same_weights(world, tmp_path, method, optimizer):
-    common = (
-        (SFT if method == "sft" else DPO)
-        | {"optimizer": optimizer}
-        | {"model": str(world / "init"), "data": str(world / f"{method}.jsonl")}
-    )
-    common |= {"epochs": 4, "checkpoint_every_s": 0}
+    common = (SFT if method == "sft" else DPO) | {"model": str(world / "init"), "data": str(world / f"{method}.jsonl")}
+    common |= {"optimizer": optimizer, "epochs": 4, "checkpoint_every_s": 0}
     code, events = run(tmp_path, common | {"output": str(tmp_path / "whole")}, "whole")
     assert code == 0, events
     path = tmp_path / "killed.json"
