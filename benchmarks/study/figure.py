@@ -4,6 +4,7 @@ from html import escape
 from typing import Any
 
 ROW, TOP, LEFT, WIDTH, GAP = 30, 54, 170, 250, 50
+HEIGHT, COLUMNS = 160, 3  # of the panels of draw_training
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600}.n{fill:#666}line{stroke:#ddd}.zero{stroke:#888}"
     ".i{stroke:#1f5fa8;stroke-width:2}circle{fill:#1f5fa8}polyline{fill:none;stroke-width:1.5;stroke:#1f5fa8}.r{stroke:#b3423a}text.r{fill:#b3423a;stroke:none}text.c{fill:#1f5fa8}"
@@ -31,24 +32,33 @@ def draw(found: dict[str, Any]) -> str:
 def draw_training(found: dict[str, Any]) -> str:
     """SVG with a panel, of its own scale, for each arm that learns from pairs: what a step's sides have gained since the start."""
     curves = [(r["arm"], r["trained"][0]["curve"]) for r in found["arms"] if r["trained"] and "curve" in r["trained"][0]]
-    title, bottom = f"{found['study']}: log-probability gained in training, nats a side, seed {found['seeds'][0]}:", TOP + 160
-    body = [_text(20, 18, title, "t"), _text(520, 18, "chosen", "c"), _text(575, 18, "rejected", "r")]
+    seed = f", seed {found['seeds'][0]}" if found["seeds"] else ""
+    body = [_text(20, 18, f"{found['study']}: log-probability gained in training, nats a side{seed}:", "t")]
+    body += [_text(520, 18, "chosen", "c"), _text(575, 18, "rejected", "r")]
     for i, (arm, curve) in enumerate(curves):
-        left, last = 60 + i * (WIDTH + GAP), max(curve[-1][0], 2)
-        low, high = (pick([0.0, *(value for point in curve for value in point[1:])]) for pick in (min, max))
-        body.append(_text(left + WIDTH / 2, 40, f"{arm}, {last} steps", anchor="middle"))
+        body += _panel(60 + i % COLUMNS * (WIDTH + GAP), TOP + i // COLUMNS * (HEIGHT + GAP), arm, curve)
+    rows, columns = -(-len(curves) // COLUMNS), min(len(curves), COLUMNS)
+    title = f"{found['study']}: how training moved the sides of pairs"
+    return _svg(max(640, 60 + columns * (WIDTH + GAP)), TOP + rows * (HEIGHT + GAP), title, body)
 
-        def up(value: float, low: float = low, span: float = (high - low) or 1) -> float:
-            return bottom - (value - low) / span * (bottom - TOP)
 
-        for value in (low, 0.0, high):
-            body.append(_line(left, up(value), left + WIDTH, up(value), "zero" if value == 0 else ""))
-            if value == 0 or abs(value) > (high - low) / 10:
-                body.append(_text(left - 6, up(value) + 4, f"{value:.1f}", "n", "end"))
-        for side, css in ((1, ""), (2, "r")):
-            places = " ".join(f"{_at(left, point[0], 1, last):.1f},{up(point[side]):.1f}" for point in curve)
-            body.append(f'<polyline class="{css}" points="{places}"/>')
-    return _svg(60 + len(curves) * (WIDTH + GAP), bottom + 24, title, body)
+def _panel(left: float, top: float, arm: str, curve: list[list[float]]) -> list[str]:
+    """`curve`: step, what chosen and rejected have gained."""
+    last, bottom = max(curve[-1][0], 2), top + HEIGHT
+    low, high = (pick([0.0, *(value for point in curve for value in point[1:])]) for pick in (min, max))
+    body = [_text(left + WIDTH / 2, top - 14, f"{arm}, {last:.0f} steps", anchor="middle")]
+
+    def up(value: float) -> float:
+        return bottom - (value - low) / ((high - low) or 1) * HEIGHT
+
+    for value in (low, 0.0, high):
+        body.append(_line(left, up(value), left + WIDTH, up(value), "zero" if value == 0 else ""))
+        if value == 0 or abs(value) > (high - low) / 10:
+            body.append(_text(left - 6, up(value) + 4, f"{value:.1f}", "n", "end"))
+    for side, css in ((1, ""), (2, "r")):
+        places = " ".join(f"{_at(left, point[0], 1, last):.1f},{up(point[side]):.1f}" for point in curve)
+        body.append(f'<polyline class="{css}" points="{places}"/>')
+    return body
 
 
 def _svg(width: float, height: float, title: str, body: list[str]) -> str:
