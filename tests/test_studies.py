@@ -63,6 +63,7 @@ def test_seeds_that_were_played_on_different_machines_are_counted_together(tmp_p
     assert sft["by_seed"] == pytest.approx([-0.1, -0.2])
     assert (more["arm"], more["trained"]) == ("sft-more", [{"moved": [1.0, -1.0]}] * 2)
     assert "| sft-more (the control) | 0.500" in markdown(found)
+    assert summary(study, [0, 1, 2], against="sft")["arms"][1]["difference"][0] == pytest.approx(0.15)
 
 
 def test_outcomes_of_other_tasks_or_of_another_seed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,14 +164,14 @@ class Study:
         return found
 
 
-def summary(study: Study, seeds: list[int]) -> dict[str, Any]:
-    """All arms that were tested."""
+def summary(study: Study, seeds: list[int], against: str | None = None) -> dict[str, Any]:
+    """All arms that were tested, with their differences to `against`, or to the study's control."""
+    control = against or study.plan["control"]
     kept = [study.kept(seed) for seed in seeds]
 
     def tested(arm: str) -> Seeded:
         return {(k.seed, task): outcome for k in kept for task, outcome in k.arms.get(arm, {}).items()}
 
-    control = study.plan["control"]
     rows = [
         row(n, found, tested(control) if n != control else {}, [t for k in kept if n in k.about and (t := k.about[n]["trained"])])
         for n in study.arms
@@ -189,9 +189,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="only these (default: all of the study's file)")
     parser.add_argument("--runs", type=Path, help="where its runs are (default: runs/study-NAME)")
     parser.add_argument("--summary", action="store_true", help="run nothing, count what is there")
+    parser.add_argument("--against", metavar="ARM", help="to which arm differences are (default: the study's control)")
     given = parser.parse_args()
     study = Study(given.name, (given.runs or ROOT / "runs" / f"study-{given.name}").resolve())
     seeds = given.seeds or study.plan["seeds"]
+    if given.against not in (None, *study.arms):
+        parser.error(f"--against {given.against}: {study.name} has {', '.join(study.arms)}")
     if not given.summary:
         try:
             study.carry_out(seeds)
@@ -199,7 +202,7 @@ def main() -> None:
             sys.exit(f"{' '.join(error.cmd)} ended with status {error.returncode}; start the study again to go on.")
         finally:
             subprocess.run([ETO, "services", "down"], cwd=ROOT, check=False)
-    found = summary(study, seeds)
+    found = summary(study, seeds, given.against)
     out = ROOT / "benchmarks" / "out" / f"study-{study.name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
