@@ -31,12 +31,15 @@ def service_python(service: str) -> Path:
 
 @cache
 def code_version() -> str:
-    """The checkout's commit, with `+dirty` where tracked files differ from it; elsewhere ETO_CODE_VERSION or the package's version."""
+    """The checkout's commit, with `+dirty` where tracked files differ from it; elsewhere ETO_CODE_VERSION or the package's version.
+
+    What is in docs/ is no code: a study's outcomes are kept there while it goes on.
+    """
     if shutil.which("git") is None:  # as in the image
         return os.environ.get("ETO_CODE_VERSION") or __version__
     git = ["git", "-C", str(root())]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     if commit.returncode != 0:
         return os.environ.get("ETO_CODE_VERSION") or __version__
-    dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"], capture_output=True, text=True)
     return commit.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")
