@@ -1,5 +1,9 @@
 """Studies take hours, so what they ask for is checked before anybody begins one."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,3 +124,32 @@ def test_arms_of_a_seed_that_would_start_from_different_sft_are_refused(tmp_path
     (base / "manifest.json").write_text('{"run_id": "base-s0-new"}')
     with pytest.raises(SystemExit, match="started from base-s0-lost"):
         study.carry_out([0])
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_study_that_is_stopped_lets_its_run_clean_up_before_the_services(tmp_path: Path, sent: signal.Signals) -> None:
+    eto, said, begun = tmp_path / "eto", tmp_path / "said", tmp_path / "begun"
+    eto.write_text(
+        f"""#!/bin/sh
+[ "$1" = run ] || {{ echo "$*" >> {said}; exit; }}
+trap 'sleep 0.5; echo run stopped >> {said}; exit 130' INT TERM
+touch {begun}
+while :; do sleep 0.1; done
+"""
+    )
+    eto.chmod(0o755)
+    program = f"""
+import pathlib, signal, sys, study
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests may ignore it
+study.ETO, study.Study.kept = {str(eto)!r}, lambda self, seed: study.Kept(pathlib.Path({str(tmp_path)!r}, "none"), self.name, seed)
+sys.argv = ["study", "alfworld", "--runs", {str(tmp_path / "runs")!r}]
+study.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=STUDIES, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(sent)
+        assert process.communicate(timeout=60)[1] == "stopped. Start the study again to go on.\n"
+        assert process.returncode == 1
+    assert said.read_text() == "run stopped\nservices down\n"

@@ -15,6 +15,7 @@ equals) is what all seeds then play on test. Differences are to the control, on 
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -142,7 +143,7 @@ class Study:
             return
         print(f"== {name}", flush=True)
         command = [ETO, "run", str(file), "--runs", str(self.runs), "--keep-services", *(["--until", until] if until else [])]
-        subprocess.run([*command, *(["--from", origin] if origin else [])], cwd=ROOT, check=True)
+        _carried_out([*command, *(["--from", origin] if origin else [])])
 
     def _evaluated(self, run: str) -> list[Episode]:
         """The last finished evaluation of a run."""
@@ -162,6 +163,20 @@ class Study:
             found["curve"] = [[x["step"], x["reward_chosen"] / beta, x["reward_rejected"] / beta] for x in lines if x["event"] == "step"]
             found["moved"] = found["curve"][-1][1:]
         return found
+
+
+def _carried_out(command: list[str]) -> None:
+    """Run a command to its end. Ctrl-C or SIGTERM for this program stops it too, in its own time. Raises CalledProcessError."""
+    # in a session of its own it hears of Ctrl-C once, from here: told twice it would leave its cleaning up
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    if status:
+        raise subprocess.CalledProcessError(status, command)
 
 
 def summary(study: Study, seeds: list[int], against: str | None = None) -> dict[str, Any]:
@@ -196,8 +211,11 @@ def main() -> None:
     if given.against not in (None, *study.arms):
         parser.error(f"--against {given.against}: {study.name} has {', '.join(study.arms)}")
     if not given.summary:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             study.carry_out(seeds)
+        except KeyboardInterrupt:
+            sys.exit("stopped. Start the study again to go on.")
         except subprocess.CalledProcessError as error:
             sys.exit(f"{' '.join(error.cmd)} ended with status {error.returncode}; start the study again to go on.")
         finally:
