@@ -31,7 +31,7 @@ from orchestrator.config_services import EnvSection, PolicySection
 from orchestrator.env_client import EnvClient
 from orchestrator.prompts import load_prompt, parse_action
 from orchestrator.records import Episode, Message
-from orchestrator.stages import choose_tasks
+from orchestrator.stages.choice import choose_tasks
 
 from orchestrator import jsonl, process, services
 

@@ -11,7 +11,7 @@ from orchestrator.config import DEFAULT_MODEL, ScratchModel
 from orchestrator.config_services import EnvSection
 from orchestrator.config_training import LoraSection, TrainSection
 from orchestrator.process import ServiceError
-from orchestrator.stages import LOSS_OPTIONS
+from orchestrator.stages.learning import LOSS_OPTIONS
 from orchestrator.versions import read_checkpoint
 from tiny_run import free_port
 

@@ -29,7 +29,8 @@ from orchestrator.progress import Display, terminal
 from orchestrator.prompts import load_prompt
 from orchestrator.records import Episode
 from orchestrator.report.html import duration
-from orchestrator.stages import EXPERTS_AT_A_TIME, choose_tasks
+from orchestrator.stages.choice import choose_tasks
+from orchestrator.stages.playing import EXPERTS_AT_A_TIME
 from orchestrator.take_over import TakeOver
 
 #: Seconds that a single command waits for a service that does not answer.

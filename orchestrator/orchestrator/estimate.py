@@ -15,7 +15,8 @@ from orchestrator.http import Refused, Unavailable
 from orchestrator.pipeline import Stage
 from orchestrator.run_index import find_runs
 from orchestrator.run_store import RunStore, RunStoreError, StageRecord
-from orchestrator.stages import EPISODES, StageError, choose_tasks
+from orchestrator.stages.choice import StageError, choose_tasks
+from orchestrator.stages.context import EPISODES
 from orchestrator.take_over import TakeOver
 
 #: Where no run has done the like. Turns of an episode, tokens of an answer, seconds of a gold path and of a service's start: about what

@@ -11,7 +11,7 @@ from orchestrator.policy_client import SwapFailed
 from orchestrator.process import ServiceError
 from orchestrator.rollout import RolloutError
 from orchestrator.run_store import RunStoreError
-from orchestrator.stages import StageError
+from orchestrator.stages.choice import StageError
 
 USAGE = (ConfigError, RunStoreError, FileNotFoundError)
 OURS = (

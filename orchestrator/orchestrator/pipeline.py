@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from orchestrator import ray_cluster, services, stages
+from orchestrator import ray_cluster, services
 from orchestrator.config import ConfigError, RunConfig, ScratchModel
 from orchestrator.launchers import local
 from orchestrator.placement import EnvPlacement, PolicyPlacement
 from orchestrator.progress import Display
 from orchestrator.run_store import RunStore, StageRecord, file_sha256, run_id
+from orchestrator.stages import learning, playing
+from orchestrator.stages.context import CHECKPOINT, EPISODES, PAIRS, Context
 
-OUTPUTS = (stages.EPISODES, stages.PAIRS, f"{stages.CHECKPOINT}/manifest.json")
+OUTPUTS = (EPISODES, PAIRS, f"{CHECKPOINT}/manifest.json")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Stage:
     name: str
     kind: str
     needs: tuple[str, ...]
-    work: Callable[[stages.Context], Awaitable[dict[str, Any]]]
+    work: Callable[[Context], Awaitable[dict[str, Any]]]
 
 
 #: Stages that no other reads, so that a run may go without them.
@@ -45,14 +47,14 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
     base = "init" if scratch else "base"
     base_needs = ("init",) if scratch else ()
     cloned = config.method != "self-play"  # self-play has no experts to clone: it starts from the model as it is
-    steps = [Stage("experts", "experts", (), stages.experts)] if cloned else []
+    steps = [Stage("experts", "experts", (), playing.experts)] if cloned else []
     if scratch:
-        steps.append(Stage("init", "init", ("experts",), stages.init_model))
-    steps.append(Stage("evaluate-base", "evaluate", base_needs, partial(stages.evaluate, policy="base", model_stage=base)))
+        steps.append(Stage("init", "init", ("experts",), learning.init_model))
+    steps.append(Stage("evaluate-base", "evaluate", base_needs, partial(playing.evaluate, policy="base", model_stage=base)))
     if cloned:
         steps += [
-            Stage("sft", "sft", ("experts", *base_needs), partial(stages.sft, stage="sft", model_stage=base)),
-            Stage("evaluate-sft", "evaluate", ("sft",), partial(stages.evaluate, policy="sft", model_stage="sft")),
+            Stage("sft", "sft", ("experts", *base_needs), partial(learning.sft, stage="sft", model_stage=base)),
+            Stage("evaluate-sft", "evaluate", ("sft",), partial(playing.evaluate, policy="sft", model_stage="sft")),
         ]
     experts = ("experts",) if cloned else ()
     current = name = "sft" if cloned else "base"
@@ -66,30 +68,30 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
         if config.method != "sft":
             explored += (explore,)
             needs = (*experts, *([current] if current != "base" else []))
-            play = partial(stages.explore, stage=explore, policy=name, model_stage=current)
+            play = partial(playing.explore, stage=explore, policy=name, model_stage=current)
             if config.method == "grpo":  # the same draws in every iteration would be the same mistakes
                 play = partial(play, first=(i - 1) * config.explore.samples)
             steps.append(Stage(explore, "explore", needs, play))
         if config.method == "sft":
-            steps.append(Stage(better, "sft", ("experts", current), partial(stages.sft, stage=better, model_stage=current)))
+            steps.append(Stage(better, "sft", ("experts", current), partial(learning.sft, stage=better, model_stage=current)))
             current = better
         elif config.method == "rft":
-            work = partial(stages.rft, stage=better, explore_stages=explored, model_stage=base)
+            work = partial(learning.rft, stage=better, explore_stages=explored, model_stage=base)
             steps.append(Stage(better, "rft", ("experts", *explored, *base_needs), work))
             current = better
         else:
             before = current
             if config.method == "grpo":
-                learn = partial(stages.grpo, stage=better, explore_stage=explore, model_stage=current)
+                learn = partial(learning.grpo, stage=better, explore_stage=explore, model_stage=current)
                 steps.append(Stage(better, "grpo", (explore, current), learn))
                 current = better
             else:
                 steps += _contrast(i, (*experts, explore), current)
                 current = f"dpo-{i}"
             if config.collapse.tasks:
-                work = partial(stages.check, stage=f"check-{i}", explore_stage=explore, policy=better, model_stage=current, good=before)
+                work = partial(playing.check, stage=f"check-{i}", explore_stage=explore, policy=better, model_stage=current, good=before)
                 steps.append(Stage(f"check-{i}", "check", (explore, current), work))
-        steps.append(Stage(f"evaluate-{better}", "evaluate", (current,), partial(stages.evaluate, policy=better, model_stage=current)))
+        steps.append(Stage(f"evaluate-{better}", "evaluate", (current,), partial(playing.evaluate, policy=better, model_stage=current)))
         if config.dev is not None:
             steps.append(_dev(better, current, dev))
             dev += (f"dev-{better}",)
@@ -100,15 +102,15 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
 def _dev(policy: str, model_stage: str, before: tuple[str, ...]) -> Stage:
     stage = f"dev-{policy}"
     needs = (*([model_stage] if model_stage != "base" else []), *before)
-    return Stage(stage, "dev", needs, partial(stages.dev, stage=stage, policy=policy, model_stage=model_stage, before=before))
+    return Stage(stage, "dev", needs, partial(playing.dev, stage=stage, policy=policy, model_stage=model_stage, before=before))
 
 
 def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
     pair, dpo = f"pairs-{i}", f"dpo-{i}"
     learnt = (current,) if current != "base" else ()
     return [
-        Stage(pair, "pairs", needs, partial(stages.make_pairs, stage=pair, explore_stage=f"explore-{i}")),
-        Stage(dpo, "dpo", (pair, *learnt), partial(stages.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
+        Stage(pair, "pairs", needs, partial(learning.make_pairs, stage=pair, explore_stage=f"explore-{i}")),
+        Stage(dpo, "dpo", (pair, *learnt), partial(learning.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
     ]
 
 
@@ -156,7 +158,7 @@ async def run(config: RunConfig, store: RunStore, display: Display, todo: list[S
                 with display.stage(stage.name, stage.kind) as progress:
                     if base is None and isinstance(config.model, str) and stage.kind not in ("experts", "pairs"):
                         base = await services.prepare_model(config.model)
-                    ctx = stages.Context(config, store, env, policy, progress, base)
+                    ctx = Context(config, store, env, policy, progress, base)
                     record = await _carry_out(stage, ctx, inputs)
                 worked = True
                 if _ended(record, display):
@@ -182,7 +184,7 @@ def _ended(record: StageRecord, display: Display) -> bool:
     return True
 
 
-async def _carry_out(stage: Stage, ctx: stages.Context, inputs: dict[str, str]) -> StageRecord:
+async def _carry_out(stage: Stage, ctx: Context, inputs: dict[str, str]) -> StageRecord:
     folder = ctx.store.stage_dir(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.report.load import mapping
 from orchestrator.run_index import RunInfo, StageInfo, read_run
 from orchestrator.run_store import RunStore
-from orchestrator.stages import CHECKPOINT
+from orchestrator.stages.context import CHECKPOINT
 
 WEIGHTS = "*.safetensors"
 

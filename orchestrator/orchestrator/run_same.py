@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator import jsonl, versions
 from orchestrator.records import Episode, Pair
 from orchestrator.run_index import read_run
-from orchestrator.stages import CHECKPOINT, EPISODES, PAIRS
+from orchestrator.stages.context import CHECKPOINT, EPISODES, PAIRS
 
 #: Of an episode and its steps: when and how long, and what had to be sent again. The rest is what was played.
 CLOCKS = {"started_at", "duration_s", "code_version", "retries", "restarts", "policy_s", "env_s"}

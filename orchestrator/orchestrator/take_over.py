@@ -28,7 +28,7 @@ from orchestrator.run_store import (
     run_id,
     write_atomically,
 )
-from orchestrator.stages import CHECKPOINT
+from orchestrator.stages.context import CHECKPOINT
 
 #: What must be as it is there, or the stage's files mean something else here.
 EVERYWHERE = ("env.name", "env.prompt", "model")

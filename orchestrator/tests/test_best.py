@@ -12,7 +12,7 @@ from orchestrator.env_client import Task
 from orchestrator.progress import Display
 from orchestrator.run_index import read_run
 from orchestrator.run_store import RunStore, StageRecord, open_run
-from orchestrator.stages import StageError, hold_out
+from orchestrator.stages.choice import StageError, hold_out
 from rich.console import Console
 
 from orchestrator import pipeline

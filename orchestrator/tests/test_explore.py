@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from orchestrator.config import RunConfig
 from orchestrator.env_client import Task
-
-from orchestrator import stages
+from orchestrator.stages import playing
 
 CONFIG: dict[str, Any] = {"name": "x", "train_tasks": {"split": "train"}, "evaluate": [{"split": "test"}]}
 
@@ -25,18 +24,18 @@ CONFIG: dict[str, Any] = {"name": "x", "train_tasks": {"split": "train"}, "evalu
 def test_a_part_of_the_tasks_with_a_successful_expert_is_explored_evenly_spaced(
     explore: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experts = [SimpleNamespace(task_id=f"t{i}", success=i < 6) for i in (3, 7, 0, 5, 1, 6, 4, 2)]  # as they happened to end
+    solved = {f"t{i}": None for i in (3, 0, 5, 1, 4, 2)}  # as they happened to end
     played: list[str] = []
 
-    async def train_tasks(_ctx: Any) -> tuple[list[Task], list[Task]]:
+    async def train_tasks() -> tuple[list[Task], list[Task]]:
         return [Task(task_id=f"t{i}", task_type="look", max_steps=5) for i in range(8)], []
 
     async def rollout(_ctx: Any, _stage: str, _policy: str, _model: str, todo: dict[float, list[Any]]) -> dict[str, Any]:
         played.extend(a.task.task_id for assignments in todo.values() for a in assignments)
         return {}
 
-    monkeypatch.setattr(stages, "_train_tasks", train_tasks)
-    monkeypatch.setattr(stages, "_rollout", rollout)
-    ctx: Any = SimpleNamespace(config=RunConfig.model_validate({**CONFIG, "explore": explore}), episodes=lambda _stage: experts)
-    asyncio.run(stages.explore(ctx, "explore-1", "sft", "sft"))
+    monkeypatch.setattr(playing, "_rollout", rollout)
+    config = RunConfig.model_validate({**CONFIG, "explore": explore})
+    ctx: Any = SimpleNamespace(config=config, train_tasks=train_tasks, successful_experts=lambda: solved)
+    asyncio.run(playing.explore(ctx, "explore-1", "sft", "sft"))
     assert played == expected

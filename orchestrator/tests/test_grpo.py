@@ -3,7 +3,8 @@
 from builders import played
 from orchestrator.config_training import GrpoSection, TrainSection
 from orchestrator.prompts import load_prompt
-from orchestrator.stages import as_shown, mixed, train_settings
+from orchestrator.stages.learning import as_shown, train_settings
+from orchestrator.stages.playing import mixed
 
 
 def test_only_tasks_whose_samples_earned_differently_teach() -> None:
