@@ -1,5 +1,6 @@
 """A study's results as figures: what each arm scores on test and how far it is from the control; how training moved a pair's sides."""
 
+import math
 from html import escape
 from typing import Any
 
@@ -15,7 +16,7 @@ def draw(found: dict[str, Any]) -> str:
     """SVG with a row for each arm; intervals of 95 %."""
     arms = found["arms"]
     differences = [r["difference"] for r in arms if "difference" in r]
-    reach = max([0.05, *(abs(x) for d in differences for x in d)])
+    reach = math.ceil(10 * max([0.1, *(abs(x) for d in differences for x in d)])) / 10  # so that its half is a round number too
     height, right = TOP + ROW * len(arms) + 30, LEFT + WIDTH + GAP
     body = [_text(LEFT, 18, f"{found['study']}: test tasks, 95 % intervals", "t"), _text(LEFT, 40, "mean score", "n")]
     body += [_text(right, 40, f"difference to {found['control']}", "n"), *_axis(LEFT, 0.0, 1.0, height, "{:.2f}")]
