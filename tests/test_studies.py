@@ -103,11 +103,12 @@ def test_a_seed_is_not_played_again_and_other_settings_are_told(tmp_path: Path, 
     study = Study("alfworld", tmp_path / "runs", tmp_path)
     for arm in study.arms:
         study.kept(1).add(arm, {"t": Outcome(None, 1.0, True, 3, 0, 0)}, {"config": study.tested_config(arm, 1)})
-    study.carry_out([1])
+    study.carry_out([1], study.arms)
+    study.carry_out([0], [])
     assert not study.runs.exists()
     study.arms["eto-paper"]["config"] = {"dpo": {"learning_rate": 2.0e-6}}
     with pytest.raises(SystemExit, match=r"eto-paper in .* other settings"):
-        study.carry_out([1])
+        study.carry_out([1], study.arms)
 
 
 def test_arms_of_a_seed_that_would_start_from_different_sft_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +124,7 @@ def test_arms_of_a_seed_that_would_start_from_different_sft_are_refused(tmp_path
     (base / "stages" / study.plan["until"] / "done.json").write_text("{}")
     (base / "manifest.json").write_text('{"run_id": "base-s0-new"}')
     with pytest.raises(SystemExit, match="started from base-s0-lost"):
-        study.carry_out([0])
+        study.carry_out([0], study.arms)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -1,7 +1,7 @@
 #!.venv/bin/python
 """A learning study: arms that start from one SFT policy, settings chosen on dev tasks, test tasks looked at once.
 
-    make study ONLY=sciworld, or benchmarks/study/study.py sciworld [--seeds 0 1] [--runs DIR] [--summary]
+    make study ONLY=sciworld, or benchmarks/study/study.py sciworld [--seeds 0 1] [--arms ARM ...] [--runs DIR] [--summary]
 
 NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
 looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. How each test
@@ -18,7 +18,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ class Study:
         """What is kept of a seed."""
         return Kept(self.results / f"{self.name}-s{seed}.jsonl", self.name, seed)
 
-    def carry_out(self, seeds: list[int]) -> None:
-        """Everything that is not done yet, a seed at a time."""
+    def carry_out(self, seeds: list[int], arms: Collection[str]) -> None:
+        """Everything of these arms that is not done yet, a seed at a time."""
         for seed in seeds:
-            missing = self._missing(seed)
+            missing = [name for name in self._missing(seed) if name in arms]
             if missing:
                 self._run(self._config("base", seed, {"skip": ["evaluate-base"]}, "dev"), until=self.plan["until"])
                 self._same_base(seed)
@@ -202,18 +202,19 @@ def main() -> None:
     files = (ROOT / "benchmarks" / "study").glob("*.yaml")
     parser.add_argument("name", choices=sorted(f.stem for f in files if not f.stem.endswith("-prompt")))
     parser.add_argument("--seeds", type=int, nargs="+", help="only these (default: all of the study's file)")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="play only these (default: all that are missing)")
     parser.add_argument("--runs", type=Path, help="where its runs are (default: runs/study-NAME)")
     parser.add_argument("--summary", action="store_true", help="run nothing, count what is there")
     parser.add_argument("--against", metavar="ARM", help="to which arm differences are (default: the study's control)")
     given = parser.parse_args()
     study = Study(given.name, (given.runs or ROOT / "runs" / f"study-{given.name}").resolve())
     seeds = given.seeds or study.plan["seeds"]
-    if given.against not in (None, *study.arms):
-        parser.error(f"--against {given.against}: {study.name} has {', '.join(study.arms)}")
+    if unknown := {given.against or study.plan["control"], *(given.arms or [])} - study.arms.keys():
+        parser.error(f"no arm is called {', '.join(sorted(unknown))}: {study.name} has {', '.join(study.arms)}")
     if not given.summary:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            study.carry_out(seeds)
+            study.carry_out(seeds, given.arms or study.arms)
         except KeyboardInterrupt:
             sys.exit("stopped. Start the study again to go on.")
         except subprocess.CalledProcessError as error:
