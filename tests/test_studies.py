@@ -135,7 +135,7 @@ def test_a_study_that_is_stopped_lets_its_run_clean_up_before_the_services(tmp_p
 [ "$1" = run ] || {{ echo "$*" >> {said}; exit; }}
 trap 'sleep 0.5; echo run stopped >> {said}; exit 130' INT TERM
 touch {begun}
-while :; do sleep 0.1; done
+for i in $(seq 600); do sleep 0.1; done  # to be stopped long before
 """
     )
     eto.chmod(0o755)
