@@ -144,7 +144,9 @@ class RunConfig(Section):
     grpo: GrpoSection = GrpoSection()
     collapse: CollapseSection = CollapseSection()
     skip: list[str] = Field(
-        default_factory=list, description="evaluations and checks to leave out, by their stages' names, such as evaluate-base"
+        default_factory=list,
+        description="evaluations and checks to leave out, by their stages' names, such as evaluate-base; or sft, where `model` names an "
+        "SFT checkpoint already",
     )
     iterations: int = Field(1, ge=0, description="rounds of explore, pair, DPO, evaluate; the reference does 3")
     trainer: TrainerSection = TrainerSection()

@@ -37,6 +37,8 @@ def plan(config: RunConfig) -> list[Stage]:
     """The stages of a run, in order. Raises ConfigError for one in `skip` that there is not, or that others read."""
     steps = _whole_plan(config)
     leaves = [s.name for s in steps if s.kind in SKIPPABLE]
+    if isinstance(config.model, str) and config.method != "self-play":
+        leaves.append("sft")
     if wrong := [name for name in config.skip if name not in leaves]:
         raise ConfigError(f"skip: {', '.join(wrong)} cannot be left out; these can: {', '.join(leaves)}.")
     return [s for s in steps if s.name not in config.skip]
@@ -46,8 +48,9 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
     scratch = isinstance(config.model, ScratchModel)
     base = "init" if scratch else "base"
     base_needs = ("init",) if scratch else ()
-    cloned = config.method != "self-play"  # self-play has no experts to clone: it starts from the model as it is
-    steps = [Stage("experts", "experts", (), playing.experts)] if cloned else []
+    taught = config.method != "self-play"  # self-play learns from no experts: it starts from the model as it is
+    cloned = taught and "sft" not in config.skip  # the model may be an SFT checkpoint already
+    steps = [Stage("experts", "experts", (), playing.experts)] if taught else []
     if scratch:
         steps.append(Stage("init", "init", ("experts",), learning.init_model))
     steps.append(Stage("evaluate-base", "evaluate", base_needs, partial(playing.evaluate, policy="base", model_stage=base)))
@@ -56,7 +59,7 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
             Stage("sft", "sft", ("experts", *base_needs), partial(learning.sft, stage="sft", model_stage=base)),
             Stage("evaluate-sft", "evaluate", ("sft",), partial(playing.evaluate, policy="sft", model_stage="sft")),
         ]
-    experts = ("experts",) if cloned else ()
+    experts = ("experts",) if taught else ()
     current = name = "sft" if cloned else "base"
     dev: tuple[str, ...] = ()
     if config.dev is not None:
@@ -67,13 +70,13 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
         explore, better = f"explore-{i}", f"{config.method}-{i}"
         if config.method != "sft":
             explored += (explore,)
-            needs = (*experts, *([current] if current != "base" else []))
+            needs = (*experts, *_trained(current))
             play = partial(playing.explore, stage=explore, policy=name, model_stage=current)
             if config.method == "grpo":  # the same draws in every iteration would be the same mistakes
                 play = partial(play, first=(i - 1) * config.explore.samples)
             steps.append(Stage(explore, "explore", needs, play))
         if config.method == "sft":
-            steps.append(Stage(better, "sft", ("experts", current), partial(learning.sft, stage=better, model_stage=current)))
+            steps.append(Stage(better, "sft", ("experts", *_trained(current)), partial(learning.sft, stage=better, model_stage=current)))
             current = better
         elif config.method == "rft":
             work = partial(learning.rft, stage=better, explore_stages=explored, model_stage=base)
@@ -83,7 +86,7 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
             before = current
             if config.method == "grpo":
                 learn = partial(learning.grpo, stage=better, explore_stage=explore, model_stage=current)
-                steps.append(Stage(better, "grpo", (explore, current), learn))
+                steps.append(Stage(better, "grpo", (explore, *_trained(current)), learn))
                 current = better
             else:
                 steps += _contrast(i, (*experts, explore), current)
@@ -99,18 +102,22 @@ def _whole_plan(config: RunConfig) -> list[Stage]:
     return steps
 
 
+def _trained(model_stage: str) -> tuple[str, ...]:
+    """The stage that made a policy, if the run made it."""
+    return () if model_stage == "base" else (model_stage,)
+
+
 def _dev(policy: str, model_stage: str, before: tuple[str, ...]) -> Stage:
     stage = f"dev-{policy}"
-    needs = (*([model_stage] if model_stage != "base" else []), *before)
+    needs = (*_trained(model_stage), *before)
     return Stage(stage, "dev", needs, partial(playing.dev, stage=stage, policy=policy, model_stage=model_stage, before=before))
 
 
 def _contrast(i: int, needs: tuple[str, ...], current: str) -> list[Stage]:
     pair, dpo = f"pairs-{i}", f"dpo-{i}"
-    learnt = (current,) if current != "base" else ()
     return [
         Stage(pair, "pairs", needs, partial(learning.make_pairs, stage=pair, explore_stage=f"explore-{i}")),
-        Stage(dpo, "dpo", (pair, *learnt), partial(learning.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
+        Stage(dpo, "dpo", (pair, *_trained(current)), partial(learning.dpo, stage=dpo, iteration=i, pairs_stage=pair, model_stage=current)),
     ]
 
 

@@ -51,6 +51,24 @@ def test_evaluations_and_checks_can_be_left_out_and_nothing_else() -> None:
             stages(skip=[name])
 
 
+@pytest.mark.parametrize("method", ["eto", "step", "rft", "sft", "grpo"])
+def test_a_model_that_is_an_sft_checkpoint_already_starts_without_sft(method: str) -> None:
+    settings = {**(GRPO if method == "grpo" else {}), "method": method, "dev": {"held_out": 1}}
+    found, whole = stages(skip=["sft"], **settings), stages(**settings)
+    assert set(whole) - set(found) == {"sft", "evaluate-sft", "dev-sft"}
+    assert set(found) - set(whole) == {"dev-base"}
+    before: set[str] = set()
+    for name, needs in found.items():
+        assert set(needs) <= before
+        before.add(name)
+
+
+@pytest.mark.parametrize("settings", [{"model": SCRATCH}, {"method": "self-play", "explore": {"samples": 2, "temperature": 1.0}}])
+def test_sft_is_not_left_out_where_nothing_would_be_known_or_where_there_is_none(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="sft cannot be left out"):
+        stages(skip=["sft"], **settings)
+
+
 def test_a_plan_ends_with_the_stage_that_is_named() -> None:
     config = RunConfig.model_validate(COMMON)
     assert [s.name for s in plan_until(config, "sft")] == ["experts", "evaluate-base", "sft"]
