@@ -3,13 +3,13 @@
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator import cli_runs, cli_ui
+from orchestrator import cli_data, cli_runs, cli_services, cli_ui
+from orchestrator.cli_common import EnvUrl, PromptFile, complete
 
 app = typer.Typer(
     name="eto",
@@ -18,19 +18,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Trajectories and pairs in the formats of the field: import with replay, export, check.", no_args_is_help=True)
-services_app = typer.Typer(help="Services on this machine, as background processes.", no_args_is_help=True)
-app.add_typer(services_app, name="services")
-app.add_typer(data_app, name="data")
+app.add_typer(cli_services.app, name="services")
+app.add_typer(cli_data.app, name="data")
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Config = Annotated[Path | None, typer.Argument(help="A run's YAML file, such as configs/quickstart.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print {out, episodes, mean_score, success}; progress goes to standard error.")]
-EnvUrl = Annotated[
-    str | None,
-    typer.Option(help="Its service, or replicas by commas. Default: ETO_SCIWORLD_URL and so on, else its port on this machine."),
-]
-PromptFile = Annotated[Path | None, typer.Option(help="A prompt file of your own, or trajectories that have one.")]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting: -s rollout.concurrency=16.")]
 
 
@@ -46,19 +39,6 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
             raise ConfigError(f"--set {pair}: must be KEY=VALUE, such as rollout.concurrency=16.")
         values[key] = yaml.safe_load(value)
     return values
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine; SIGTERM ends it as Ctrl-C does, so that what it started is stopped."""
-    import signal
-
-    async def main() -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - inside asyncio.run
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await work
-
-    asyncio.run(main())
 
 
 @app.command()
@@ -103,7 +83,7 @@ def run(
     steps = pipeline.plan_until(loaded, until)
     taken = take_over.find(runs, from_stage, loaded) if from_stage is not None else None
     if dry_run:
-        _run(commands.dry_run(loaded, runs, steps, taken, as_json))
+        complete(commands.dry_run(loaded, runs, steps, taken, as_json))
         return
     display = Display(Console(stderr=True) if as_json else None)
     store = open_run(runs, loaded)
@@ -114,7 +94,7 @@ def run(
             for note in taken.notes():
                 display.note(f"note: {note}")
         take_over.check_whole(store)
-        _run(pipeline.run(loaded, store, display, steps, keep_services))
+        complete(pipeline.run(loaded, store, display, steps, keep_services))
         if as_json and again is None:
             typer.echo(write_report(store.path).to_json(), nl=False)
         else:
@@ -175,7 +155,7 @@ def experts(
     from orchestrator import commands
     from orchestrator.config import TaskSet
 
-    _run(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed, as_json, prompt))
+    complete(commands.experts(env, env_url, TaskSet(split=split, types=types, per_type=per_type), out, seed, as_json, prompt))
 
 
 @app.command()
@@ -217,7 +197,7 @@ def rollout(
     given |= {"example": example, "max_steps": max_steps, "on_overflow": on_overflow, "record_tokens": record_tokens}
     urls, settings = commands.rollout_settings(policy_url or [], given)
     tasks = TaskSet(split=split, types=types, per_type=per_type)
-    _run(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template, prompt))
+    complete(commands.rollout(env, env_url, urls, model, policy, tasks, samples, settings, out, seed, as_json, template, prompt))
 
 
 @app.command()
@@ -242,90 +222,7 @@ def train(
     """Run a training job on this machine and show its progress."""
     from orchestrator import commands
 
-    _run(commands.train(job, accelerate, as_json))
-
-
-@data_app.command("import")
-def data_import(
-    source: Annotated[Path, typer.Argument(help="ETO's SFT, DPO or episode JSON, AgentTraj, or TRL's messages; JSON or JSON lines.")],
-    out: Annotated[Path, typer.Option(help="JSON-lines file to write; OUT.report.json says what was dropped and why.")],
-    env: Annotated[str, typer.Option(help="Environment.")] = "sciworld",
-    env_url: EnvUrl = None,
-    split: Annotated[str | None, typer.Option(help="Split to note in the episodes.")] = None,
-    observations: Annotated[str, typer.Option(help="What counts as equal: words (in any order), exact, or any.")] = "words",
-    keep_failures: Annotated[bool, typer.Option(help="Keep trajectories that end without success.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Replay every n-th trajectory only.")] = 1,
-    prompt: PromptFile = None,
-) -> None:
-    """Verify trajectories by replay in the environment and write those that hold as episodes, thoughts kept; convert pairs."""
-    from orchestrator.config import ConfigError
-    from orchestrator.trajectories import commands, formats
-    from orchestrator.trajectories.replay import Rules
-
-    if observations not in ("words", "exact", "any"):
-        raise ConfigError(f"--observations {observations} is unknown; known: words, exact, any.")
-    if formats.holds_pairs(source):
-        commands.import_pairs(source, out)
-        return
-    _run(commands.import_trajectories(source, env, env_url, out, split, Rules(observations, keep_failures), every, prompt))
-
-
-@data_app.command("export")
-def data_export(
-    source: Annotated[Path, typer.Argument(help="Episodes or pairs of ours, JSON lines.")],
-    out: Annotated[Path, typer.Option(help="File to write; for eto-episodes a folder.")],
-    format_: Annotated[str, typer.Option("--format", help="eto-sft, agenttraj, eto-episodes, eto-dpo or trl.")] = "trl",
-) -> None:
-    """Write episodes or pairs in another format."""
-    from orchestrator.trajectories import commands
-
-    commands.export(source, format_, out)
-
-
-@data_app.command("check")
-def data_check(
-    source: Annotated[Path, typer.Argument(help="Training data: lines with messages, or pairs.")],
-    model: Annotated[str, typer.Option(help="Checkpoint directory or hub id whose tokenizer and template are used.")],
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens of an example at most.")] = 4096,
-    show: Annotated[int, typer.Option(min=0, help="How many examples are shown with their masks.")] = 1,
-) -> None:
-    """Show what training would see: token lengths, what is cut or dropped, and which tokens carry loss."""
-    from orchestrator.trajectories import commands
-
-    raise typer.Exit(commands.check(source, model, max_length, show))
-
-
-@services_app.command("up")
-def services_up(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, url, pid}.")] = False,
-) -> None:
-    """Start services and wait until they are ready."""
-    from orchestrator import commands
-
-    _run(commands.services_up(names, as_json))
-
-
-@services_app.command("down")
-def services_down(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of the names that were stopped.")] = False,
-) -> None:
-    """Stop services that were started here."""
-    from orchestrator import commands
-
-    commands.services_down(names, as_json)
-
-
-@services_app.command("status")
-def services_status(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, url, pid, ready}.")] = False,
-) -> None:
-    """Show which services run and whether they are ready."""
-    from orchestrator import commands
-
-    _run(commands.services_status(names, as_json))
+    complete(commands.train(job, accelerate, as_json))
 
 
 app.add_typer(cli_runs.app, name="runs")
