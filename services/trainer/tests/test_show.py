@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import dpo_records, sft_records, write_lines
 from trainer.show import LOSS, PLAIN, show
 
@@ -39,8 +40,9 @@ def test_pairs_are_shown_side_by_side_and_what_is_too_long_is_counted(world, tmp
     assert short["truncated"] + sum(short["dropped"].values()) == 8
 
 
-def test_a_file_that_is_none_ends_with_a_sentence_and_code_two(world, tmp_path):
-    command = [sys.executable, "-m", "trainer", "--show", str(tmp_path / "none.jsonl"), "--model", str(world / "init")]
+@pytest.mark.parametrize("model", ["init", "no-model"])  # what is wrong with the file is said before a model is looked for
+def test_a_file_that_is_none_ends_with_a_sentence_and_code_two(world, tmp_path, model):
+    command = [sys.executable, "-m", "trainer", "--show", str(tmp_path / "none.jsonl"), "--model", str(world / model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "none.jsonl" in done.stderr

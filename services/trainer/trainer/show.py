@@ -16,13 +16,14 @@ LOSS, PLAIN = "\x1b[30;42m", "\x1b[0m"
 
 def show(path: str, model: str, max_length: int, examples: int, out: TextIO, colour: bool) -> None:
     """Write one JSON line of counts, then so many examples; tokens with loss are green, or stand in [[ ]] without colour."""
+    rows = _read(path)  # first: asking a hub in vain takes most of a minute
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise JobError(f"tokenizer of {model} cannot be loaded ({error}): name a checkpoint directory or a hub id") from error
     if not tokenizer.chat_template:
         raise JobError(f"the tokenizer of {model} has no chat template, so conversations cannot be rendered: choose a chat model")
-    found = _tokenize(tokenizer, path, max_length)
+    found = _tokenize(tokenizer, rows, max_length)
     lengths = sorted(len(row[key]) for row in found.rows for key in row if key.endswith("ids"))
     counts = {
         "examples": len(found.rows),
@@ -57,8 +58,7 @@ def painted(tokenizer: Any, ids: list[int], mask: list[bool], colour: bool) -> s
     return text
 
 
-def _tokenize(tokenizer: Any, path: str, max_length: int) -> Examples:
-    rows = _read(path)
+def _tokenize(tokenizer: Any, rows: list[Pair] | list[Conversation], max_length: int) -> Examples:
     pairs = [row for row in rows if isinstance(row, Pair)]
     return (
         dpo_examples(tokenizer, pairs, max_length)
