@@ -31,7 +31,7 @@ from orchestrator.run_store import (
 from orchestrator.stages.context import CHECKPOINT
 
 #: What must be as it is there, or the stage's files mean something else here.
-EVERYWHERE = ("env.name", "env.prompt", "model")
+EVERYWHERE = ("env.name", "env.prompt")
 TRAINED_ON = ("train_tasks", "dev.held_out")
 FIXED = {"experts": TRAINED_ON, "explore": TRAINED_ON, "check": TRAINED_ON, "pairs": ("method", "pairs")}
 #: What a stage was made with. An evaluation with other settings than those given now is played anew, since its numbers stand beside
@@ -170,7 +170,8 @@ def _origin(run: Path) -> Mapping[str, Any]:
 
 
 def _check_fit(old: RunConfig, new: RunConfig, stages: list[Stage], name: str) -> None:
-    keys = dict.fromkeys([*EVERYWHERE, *(key for s in stages for key in FIXED.get(s.kind, ()))])
+    model = ["model"] if any(s.kind != "experts" for s in stages) else []  # no model has a part in the experts
+    keys = dict.fromkeys([*EVERYWHERE, *model, *(key for s in stages for key in FIXED.get(s.kind, ()))])
     faults = [f"  {d}: {_at(old, d)!r} there, {_at(new, d)!r} here" for key in keys for d in _differ(old, new, key)]
     if faults:
         wrong = "\n".join(faults)

@@ -175,6 +175,12 @@ def test_another_method_may_go_on_from_what_all_methods_share(runs: Path) -> Non
         assert "sft" in stages_of(taken(runs, "first:evaluate-sft", config(method, method=method)))
 
 
+def test_experts_serve_another_model(runs: Path) -> None:
+    for other in ({"model": "some/model"}, {"model": {"hidden_size": 128, "heads": 2}}, {"model": "some/model", "skip": ["sft"]}):
+        given = config(f"arm-{len(list(runs.iterdir()))}", **other)
+        assert stages_of(taken(runs, "first:experts", given)) == ["experts"]
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
