@@ -1,5 +1,6 @@
 """Studies take hours, so what they ask for is checked before anybody begins one."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from orchestrator.config import RunConfig
 from orchestrator.pipeline import plan
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "study"
+
+
+class RanOn(BaseException):
+    """In place of the run that would have come next."""
 
 
 @pytest.mark.parametrize("name", sorted(f.stem for f in STUDIES.glob("*.yaml") if not f.stem.endswith("-prompt")))
@@ -119,11 +124,33 @@ def test_arms_of_a_seed_that_would_start_from_different_sft_are_refused(tmp_path
     study = Study("alfworld", tmp_path / "runs", tmp_path)
     config = study.tested_config("sft", 0)
     study.kept(0).add("sft", {"t": Outcome(None, 1.0, True, 3, 0, 0)}, {"config": config, "base": "base-s0-lost"})
-    base = study.runs / "base-s0"  # another machine's: done as far as the arms need it
-    (base / "stages" / study.plan["until"]).mkdir(parents=True)
-    (base / "stages" / study.plan["until"] / "done.json").write_text("{}")
-    (base / "manifest.json").write_text('{"run_id": "base-s0-new"}')
+    base_run(study.runs, success=30)  # another machine's
     with pytest.raises(SystemExit, match="started from base-s0-lost"):
+        study.carry_out([0], study.arms)
+
+
+def base_run(runs: Path, success: int) -> None:
+    """A base run of seed 0 as far as its SFT was played on 100 dev tasks."""
+    stage = runs / "base-s0" / "stages" / "evaluate-sft"
+    stage.mkdir(parents=True)
+    (stage / "done.json").write_text(json.dumps({"summary": {"episodes": 100, "success": success}}))
+    (runs / "base-s0" / "manifest.json").write_text('{"run_id": "base-s0-new"}')
+
+
+@pytest.mark.parametrize(("won", "ends"), [(29, SystemExit), (30, RanOn)])
+def test_no_arm_is_played_from_a_start_that_has_little_to_lose(
+    won: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    import study as studies
+
+    def ran_on(command: list[str]) -> None:
+        raise RanOn
+
+    monkeypatch.setattr(studies, "_carried_out", ran_on)
+    study = studies.Study("alfworld", tmp_path / "runs", tmp_path)
+    base_run(study.runs, won)
+    with pytest.raises(ends, match="29 of 100 dev tasks" if ends is SystemExit else None):
         study.carry_out([0], study.arms)
 
 

@@ -63,8 +63,11 @@ class Study:
         for seed in seeds:
             missing = [name for name in self._missing(seed) if name in arms]
             if missing:
-                self._run(self._config("base", seed, {"skip": ["evaluate-base"]}, "dev"), until=self.plan["until"])
+                base = self._config("base", seed, {"skip": ["evaluate-base"]}, "dev")
+                self._run(base, until="evaluate-sft")
                 self._same_base(seed)
+                self._strong_enough(seed)
+                self._run(base, until=self.plan["until"])
             for name in missing:
                 if "choose" in self.arms[name] and seed == self.plan["seeds"][0]:
                     self._look_at_dev(name, seed)
@@ -83,6 +86,15 @@ class Study:
     def _base(self, seed: int) -> str:
         """Which run the arms of a seed start from."""
         return str(json.loads((self.runs / f"base-s{seed}" / "manifest.json").read_text())["run_id"])
+
+    def _strong_enough(self, seed: int) -> None:
+        """Raises SystemExit where SFT wins less of dev than the study asks of its start: no arm is played from one with little to lose."""
+        played = json.loads((self.runs / f"base-s{seed}" / "stages" / "evaluate-sft" / "done.json").read_text())["summary"]
+        if played["success"] < self.plan["start"] * played["episodes"]:
+            raise SystemExit(
+                f"SFT of seed {seed} wins {played['success']} of {played['episodes']} dev tasks, and {self.name}.yaml asks for "
+                f"{self.plan['start']:.0%} before any arm is played: change base.sft, and move the base run away."
+            )
 
     def _same_base(self, seed: int) -> None:
         """Arms of a seed are compared in pairs, so all start from one SFT. Raises SystemExit where that was lost half-way."""
