@@ -3,15 +3,15 @@
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.http import Refused, Unavailable, request
+from orchestrator.http import LATER, Refused, Unavailable, request
 from orchestrator.replicas import Replica, Replicas
 
 #: Errors after which the session is gone though the task is not: the episode starts again.
@@ -105,7 +105,14 @@ class EnvClient:
         await self._replicas.close()
 
     async def _ask(
-        self, replica: Replica, method: str, path: str, json: Any = None, timeout_s: float | None = None, patience_s: float | None = None
+        self,
+        replica: Replica,
+        method: str,
+        path: str,
+        json: Any = None,
+        timeout_s: float | None = None,
+        patience_s: float | None = None,
+        later: frozenset[int] = LATER,
     ) -> Any:
         response = await request(
             replica.http,
@@ -115,6 +122,7 @@ class EnvClient:
             timeout_s=timeout_s,
             patience_s=self._patience_s if patience_s is None else patience_s,
             unreachable=self._unreachable,
+            later=later,
         )
         return response.json() if response.content else None
 
@@ -136,15 +144,15 @@ class EnvClient:
                 failed.add(replica)
                 replica.set_aside()
 
-    async def _in_session(self, session_id: str, method: str, path: str, json: Any = None) -> Any:
+    async def _in_session(self, session_id: str, method: str, path: str, json: Any = None, later: frozenset[int] = LATER) -> Any:
         """Ask the replica that the session is at. Raises SessionLost where that is away for longer than others can do without it."""
         replica = self._replicas.holder(session_id)
         if replica is None:
             raise SessionLost(f"none of the replicas is known to have session {session_id}.")
         if not self._replicas.several:
-            return await self._ask(replica, method, path, json)
+            return await self._ask(replica, method, path, json, later=later)
         try:
-            return await self._ask(replica, method, path, json, patience_s=self._lost_after_s)
+            return await self._ask(replica, method, path, json, patience_s=self._lost_after_s, later=later)
         except Unavailable as error:
             replica.set_aside()
             self._replicas.forget(session_id)
@@ -166,9 +174,9 @@ class EnvClient:
             return Reply.model_validate(await self._in_session(session_id, "POST", "/step", body))
 
     async def close(self, session_id: str) -> None:
-        """Delete a session; one that is gone already is fine."""
+        """Delete a session, once a step that nobody waits for any more is over; one that is gone already is fine."""
         try:
-            await self._in_session(session_id, "DELETE", f"/sessions/{quote(session_id, safe='')}")
+            await self._in_session(session_id, "DELETE", f"/sessions/{quote(session_id, safe='')}", later=LATER | {409})
         except SessionLost:
             pass
         except Refused as error:
@@ -176,6 +184,17 @@ class EnvClient:
                 raise
         finally:
             self._replicas.forget(session_id)
+
+    @asynccontextmanager
+    async def closing(self, session_id: str) -> AsyncIterator[None]:
+        """Delete the session at the end. What ended the block is raised whatever deleting meets: a cancellation must not be lost."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Refused, Unavailable):
+                await self.close(session_id)
+            raise
+        await self.close(session_id)
 
     async def sessions(self) -> dict[str, Any]:
         """`{"sessions": [...], "max_sessions": n}`, of all replicas that answer."""

@@ -71,7 +71,7 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
     """Play to the end. Raises SessionLost, Refused, Unavailable, Unanswerable or EpisodeFailed: then there is no episode."""
     started, clock = datetime.now(UTC), time.monotonic()
     reply = await env.reset(what.task.task_id, what.seed, episode_id, player.max_steps)
-    try:
+    async with env.closing(reply.metadata.session_id):
         messages = player.prompt.opening(reply.observation.text)
         steps: list[Step] = []
         reason: TerminateReason | None = None
@@ -100,8 +100,6 @@ async def play(what: Assignment, env: EnvClient, player: Player, episode_id: str
             steps.append(_step(action, reward, valid, reply, answer, time.monotonic() - acted, dropped, player))
             messages += [Message(role="assistant", content=answer.text), player.prompt.observation(observation)]
             reason = _end(reply, len(steps), time.monotonic() - clock, player)
-    finally:
-        await env.close(reply.metadata.session_id)
     return Episode(
         env=env.name,
         task_id=what.task.task_id,

@@ -100,11 +100,10 @@ async def _replay(
         return Verdict(trajectory.source, task, None, "unknown task", str(error))
     turns = wording.redrawn(turns, turns[first - 1].content, reply.observation.text)
     try:
-        return await _play(trajectory, turns, first, reply, env, prompt, rules, split, task, clock, started)
+        async with env.closing(reply.metadata.session_id):
+            return await _play(trajectory, turns, first, reply, env, prompt, rules, split, task, clock, started)
     except (Refused, SessionLost) as error:
         return Verdict(trajectory.source, task, None, "the service refused a step", str(error))
-    finally:
-        await env.close(reply.metadata.session_id)
 
 
 def _is_turn(turns: list[Message], index: int) -> bool:
