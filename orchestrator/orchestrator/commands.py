@@ -53,7 +53,7 @@ async def experts(
     """`eto experts`."""
     loaded = load_prompt(env_name, prompt)
     async with EnvClient(env_addresses(env_name, env_url), env_name, patience_s=PATIENCE_S) as env:
-        player = Player(GoldPolicy(env, loaded.thoughts), "expert", None, Sampling(), loaded)
+        player = Player(GoldPolicy(env, loaded), "expert", None, Sampling(), loaded)
         await _play(env, player, tasks, 1, out, EXPERTS_AT_A_TIME, seed, as_json)
 
 

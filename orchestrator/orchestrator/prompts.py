@@ -16,14 +16,18 @@ from orchestrator.trajectories import formats
 # The first line with text after the marker: the reference takes all that follows, which sends hallucinated observations to the environment.
 _ACTION = re.compile(r"Action:[ \t]*\n?[ \t]*([^\n]*)")
 
+#: Fields that are pairs of a regular expression and what is made of its match.
+_PATTERNS = ("rewrites", "thoughts", "goals", "path")
+
 _WRITTEN_PREFIX = re.compile(r"Observation:[ \n]*")
 
 
 class Prompt(BaseModel):
     """The conversation around a task. `example` is the worked example of eto-semantics: shown when playing, never trained on.
 
-    `thoughts` are what an expert says before an action (orchestrator/experts.py). `rewrites` are regular expressions and what stands in the
-    place of their matches: they bring what the environment shows into the form that the agent is to see.
+    `rewrites` are regular expressions and what stands in the place of their matches: they bring what the environment shows into the form
+    that the agent is to see. The last three are the expert's (orchestrator/experts.py): `thoughts` are what it says before an action,
+    `goals` what it says of a task where a thought has {goal}, and `path` changes a gold path as `rewrites` a text, one action a line.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,6 +40,21 @@ class Prompt(BaseModel):
     refusals: list[str] = []
     rewrites: list[tuple[str, str]] = []
     thoughts: list[tuple[str, str]] = []
+    goals: list[tuple[str, str]] = []
+    path: list[tuple[str, str]] = []
+
+    @model_validator(mode="after")
+    def _patterns_work(self) -> "Prompt":
+        for name, pairs in self:
+            for pattern, instead in pairs if name in _PATTERNS else ():
+                try:
+                    if name in ("rewrites", "path"):
+                        re.sub(pattern, instead, "")
+                    else:
+                        instead.format(*[""] * re.compile(pattern).groups, goal="")
+                except (re.error, IndexError, KeyError, ValueError) as error:
+                    raise ValueError(f"{name}: {pattern!r} with {instead!r} does not work: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _example_alternates(self) -> "Prompt":

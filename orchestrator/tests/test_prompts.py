@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 from orchestrator.config import ConfigError
-from orchestrator.experts import answer, thought
-from orchestrator.prompts import load_prompt, parse_action
+from orchestrator.experts import answer, goal, path, thought
+from orchestrator.prompts import Prompt, load_prompt, parse_action
 from orchestrator.records import Message
+from pydantic import ValidationError
+
+PLAIN = Prompt(env="x", instruction="Play.", invalid_output="No action.")
 
 
 @pytest.mark.parametrize(
@@ -98,12 +101,38 @@ def test_webshops_observations_stand_on_a_line_of_their_own() -> None:
     ],
 )
 def test_an_experts_thought_is_the_environments_first_pattern_that_matches(env: str, action: str, sentence: str) -> None:
-    assert thought(action, load_prompt(env).thoughts) == sentence
+    assert thought(action, load_prompt(env)) == sentence
 
 
 def test_an_expert_without_a_thought_only_acts() -> None:
-    assert answer("look", [("go to .+", "I go."), ("(?s).*", "")]) == "Action: look"
-    assert answer("go to x", [("go to .+", "I go."), ("(?s).*", "")]) == "Thought: I go.\nAction: go to x"
+    prompt = PLAIN.model_copy(update={"thoughts": [("go to .+", "I go."), ("(?s).*", "")]})
+    assert answer("look", prompt) == "Action: look"
+    assert answer("go to x", prompt) == "Thought: I go.\nAction: go to x"
+
+
+def test_an_experts_thought_can_say_the_tasks_goal() -> None:
+    goals = [(r"find a (\w+)\..*to the (\w+ box)", "Find a {0} for the {1}."), ("boil (.+)", "Boil {0}.")]
+    prompt = PLAIN.model_copy(update={"goals": goals, "thoughts": [("go to (.+)", "{goal} Off to the {0}."), ("(?s).*", "{goal}")]})
+    about = goal("Your task is to find a plant. Move it to the red box.", prompt)
+    assert answer("go to kitchen", prompt, about) == "Thought: Find a plant for the red box. Off to the kitchen.\nAction: go to kitchen"
+    assert answer("look around", prompt, about) == "Thought: Find a plant for the red box.\nAction: look around"
+    assert answer("look around", prompt, goal("Sing.", prompt)) == "Action: look around"
+
+
+def test_an_experts_path_is_the_gold_path_with_the_prompts_changes() -> None:
+    changes = [(r"(?m)^open door to .*\n", ""), (r"(?m)^(go to .*\n)(?=focus on )", r"\1look around\n")]
+    gold = ["open door to hall", "go to hall", "focus on cat", "focus on dog"]
+    assert path(gold, PLAIN.model_copy(update={"path": changes})) == ["go to hall", "look around", "focus on cat", "focus on dog"]
+    assert path(gold, PLAIN) == gold
+
+
+@pytest.mark.parametrize(
+    ("field", "pattern", "instead"),
+    [("thoughts", "go", "to {0}"), ("thoughts", "go", "{aim}"), ("goals", "(", "x"), ("path", "go", r"\1"), ("rewrites", "*", "x")],
+)
+def test_a_pattern_that_does_not_work_is_named_when_the_prompt_is_read(field: str, pattern: str, instead: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field}: .* does not work"):
+        Prompt.model_validate({"env": "x", "instruction": "Play.", "invalid_output": "No.", field: [(pattern, instead)]})
 
 
 def test_alfworlds_texts_are_brought_into_etos_form() -> None:

@@ -25,7 +25,7 @@ async def experts(ctx: Context) -> dict[str, Any]:
     tasks, _ = await ctx.train_tasks()
     todo = [Assignment(t, ctx.config.train_tasks.split, seed=ctx.config.seed) for t in tasks]
     prompt = ctx.prompt()
-    connect = partial(GoldPolicy, thoughts=prompt.thoughts)
+    connect = partial(GoldPolicy, prompt=prompt)
     cast = partial(Player, policy="expert", version=None, sampling=_sampling(ctx), prompt=prompt)
     ctx.progress.total(len(todo), "episodes")
     played = await _play(ctx, "experts", todo, cast(connect(ctx.env.client)), EXPERTS_AT_A_TIME, Orders(cast, connect))
