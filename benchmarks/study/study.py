@@ -151,7 +151,8 @@ class Study:
         file = self.runs / "configs" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(config, sort_keys=False))
-        if (self.runs / name / "report.json").exists() or (until and (self.runs / name / "stages" / until / "done.json").exists()):
+        # a run that was stopped at a stage has a report as well
+        if (self.runs / name / (f"stages/{until}/done.json" if until else "report.json")).exists():
             return
         print(f"== {name}", flush=True)
         command = [ETO, "run", str(file), "--runs", str(self.runs), "--keep-services", *(["--until", until] if until else [])]
