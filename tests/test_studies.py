@@ -135,6 +135,7 @@ def base_run(runs: Path, success: int) -> None:
     stage.mkdir(parents=True)
     (stage / "done.json").write_text(json.dumps({"summary": {"episodes": 100, "success": success}}))
     (runs / "base-s0" / "manifest.json").write_text('{"run_id": "base-s0-new"}')
+    (runs / "base-s0" / "report.json").write_text("{}")
 
 
 @pytest.mark.parametrize(("won", "ends"), [(29, SystemExit), (30, RanOn)])
@@ -145,12 +146,12 @@ def test_no_arm_is_played_from_a_start_that_has_little_to_lose(
     import study as studies
 
     def ran_on(command: list[str]) -> None:
-        raise RanOn
+        raise RanOn(" ".join(command))
 
     monkeypatch.setattr(studies, "_carried_out", ran_on)
     study = studies.Study("alfworld", tmp_path / "runs", tmp_path)
     base_run(study.runs, won)
-    with pytest.raises(ends, match="29 of 100 dev tasks" if ends is SystemExit else None):
+    with pytest.raises(ends, match="29 of 100 dev tasks" if ends is SystemExit else "base-s0.* --until explore-1"):
         study.carry_out([0], study.arms)
 
 
