@@ -182,3 +182,29 @@ study.main()
         assert process.communicate(timeout=60)[1] == "stopped. Start the study again to go on.\n"
         assert process.returncode == 1
     assert said.read_text() == "run stopped\nservices down\n"
+
+
+def test_tasks_that_share_a_world_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from count import totals, world_of
+    from outcomes import Outcome
+
+    world = world_of({"find": 30})
+    assert [world(t) for t in ("find-animal:29", "find-plant:0", "find-plant:30", "boil:3")] == [
+        ("find", 0),
+        ("find", 0),
+        ("find", 1),
+        "boil:3",
+    ]
+    tasks = [(0, f"find-{kind}:{n}") for kind in ("animal", "plant") for n in range(30)] + [(0, "boil:1"), (0, "boil:2")]
+
+    def played(*, boils: bool, finds: bool) -> dict[tuple[int, str], Outcome]:
+        return {key: Outcome(None, float(won), won, 3, 0, 0) for key in tasks for won in [boils if "boil" in key[1] else finds]}
+
+    alone, shared = (totals(played(boils=False, finds=True), played(boils=True, finds=False), w) for w in (world_of({}), world))
+    assert (alone["worlds"], shared["worlds"]) == (62, 3)
+    assert alone["wins_ties_losses"] == shared["wins_ties_losses"] == [60, 0, 2]
+    assert alone["p"] < 1e-9
+    assert shared["p"] == pytest.approx(1, abs=1e-3)  # whatever the signs, the difference is 58 at least
+    assert shared["success"][1] == 0  # a draw of worlds can miss the only one that was won
+    assert alone["success"][1] > 0.85

@@ -1,24 +1,43 @@
 """The numbers of a study's arms, and its table as docs/results.md shows it."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.statistics import PairedDifference, bootstrap_mean, paired_difference, wilson
+from orchestrator.statistics import TIE, PairedDifference, bootstrap_mean, paired_difference, wilson
 from outcomes import Seeded
 
 SCORED = ("arm", "score", "success", "difference to the control", "by seed", "p", "wins, ties, losses")
 BEHAVED = ("steps", "invalid turns", "repeated turns", "Δ chosen, rejected")
 
 
-def row(name: str, played: Seeded, control: Seeded, trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+#: Draws of signs for p (orders of magnitude below 1e-3 are not told apart).
+FLIPS = 10_000
+
+#: Names the world that a task is played in: tasks of one world are not independent, so intervals draw whole worlds.
+World = Callable[[str], Hashable]
+
+
+def world_of(sizes: Mapping[str, int]) -> World:
+    """Tasks of types that begin with a key of `sizes` share a world with those of the same number // size; any other is its own."""
+
+    def world(task: str) -> Hashable:
+        kind, _, number = task.rpartition(":")
+        return next(((begins, int(number) // size) for begins, size in sizes.items() if kind.startswith(begins)), task)
+
+    return world
+
+
+def row(name: str, played: Seeded, control: Seeded, trained: Sequence[Mapping[str, Any]], world: World) -> dict[str, Any]:
     """The numbers of an arm. `trained`: what the trainer says of each seed's last job."""
     splits = sorted({o.split or "" for o in played.values()})
     turns = sum(o.steps for o in played.values())
     return {
         "arm": name,
         "seeds": sorted({seed for seed, _ in played}),
-        **totals(played, control),
-        "splits": {s: totals({k: o for k, o in played.items() if o.split == s}, control) for s in splits} if len(splits) > 1 else {},
+        **totals(played, control, world),
+        "splits": {s: totals({k: o for k, o in played.items() if o.split == s}, control, world) for s in splits} if len(splits) > 1 else {},
         "steps": turns / len(played),
         "invalid": sum(o.invalid for o in played.values()) / turns,
         "repeated": sum(o.repeated for o in played.values()) / turns,
@@ -26,36 +45,53 @@ def row(name: str, played: Seeded, control: Seeded, trained: Sequence[Mapping[st
     }
 
 
-def totals(played: Seeded, control: Seeded) -> dict[str, Any]:
+def totals(played: Seeded, control: Seeded, world: World) -> dict[str, Any]:
     """Score and success with intervals of 95 %, and the difference to the control where both played the same."""
-    tasks = [task for _, task in played]
-    scores = bootstrap_mean([o.score for o in played.values()], clusters=tasks)
+    worlds = [world(task) for _, task in played]
+    scores = bootstrap_mean([o.score for o in played.values()], clusters=worlds)
     successes = [o.success for o in played.values()]
-    # seeds play the same tasks, which are then not independent: Wilson's interval would be too narrow
-    won = wilson(sum(successes), len(tasks)) if len(set(tasks)) == len(tasks) else bootstrap_mean(successes, clusters=tasks)
+    # seeds play the same tasks, which are then not independent, and neither are those of a world: Wilson's interval would be too narrow
+    won = wilson(sum(successes), len(worlds)) if len(set(worlds)) == len(worlds) else bootstrap_mean(successes, clusters=worlds)
     against: dict[str, Any] = {}
     if played.keys() & control.keys():
-        difference = _against(played, control)
+        difference = _against(played, control, world)
         against = {
             "difference": [difference.mean, difference.low, difference.high],
             "wins_ties_losses": [difference.wins, difference.ties, difference.losses],
-            "p": difference.p,
+            "p": _p(played, control, world),
             "by_seed": [
-                _against({k: o for k, o in played.items() if k[0] == seed}, control).mean
+                _against({k: o for k, o in played.items() if k[0] == seed}, control, world).mean
                 for seed in sorted({s for s, _ in played.keys() & control.keys()})
             ],
         }
     return {
         "episodes": len(played),
+        "worlds": len(set(worlds)),
         "score": [scores.mean, scores.low, scores.high],
         "success": [won.mean, won.low, won.high],
         **against,
     }
 
 
-def _against(played: Seeded, control: Seeded) -> PairedDifference:
+def _against(played: Seeded, control: Seeded, world: World) -> PairedDifference:
     scores = [{key: outcome.score for key, outcome in side.items()} for side in (played, control)]
-    return paired_difference(*scores, cluster_of=lambda key: key[1])
+    return paired_difference(*scores, cluster_of=lambda key: world(key[1]))
+
+
+def _p(played: Seeded, control: Seeded, world: World) -> float:
+    """Sign test on the tasks that one of the two won.
+
+    Where tasks share worlds: how often as large a difference comes from worlds whose signs were drawn by chance.
+    """
+    gained: dict[Hashable, float] = defaultdict(float)
+    tasks = {task for _, task in played.keys() & control.keys()}
+    for key in played.keys() & control.keys():
+        gained[world(key[1])] += played[key].score - control[key].score
+    if len(gained) == len(tasks):
+        return _against(played, control, world).p
+    draw, observed = random.Random(0), abs(sum(gained.values())) - TIE
+    as_large = sum(abs(sum(draw.choice((g, -g)) for g in gained.values())) >= observed for _ in range(FLIPS))
+    return (1 + as_large) / (1 + FLIPS)
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from count import markdown, row
+from count import markdown, row, world_of
 from figure import draw, draw_training
 from orchestrator.records import Episode
 from outcomes import Kept, Seeded, outcome_of
@@ -197,11 +197,13 @@ def summary(study: Study, seeds: list[int], against: str | None = None) -> dict[
     control = against or study.plan["control"]
     kept = [study.kept(seed) for seed in seeds]
 
+    world = world_of(study.plan.get("worlds", {}))
+
     def tested(arm: str) -> Seeded:
         return {(k.seed, task): outcome for k in kept for task, outcome in k.arms.get(arm, {}).items()}
 
     rows = [
-        row(n, found, tested(control) if n != control else {}, [t for k in kept if n in k.about and (t := k.about[n]["trained"])])
+        row(n, found, tested(control) if n != control else {}, [t for k in kept if n in k.about and (t := k.about[n]["trained"])], world)
         for n in study.arms
         if (found := tested(n))
     ]
