@@ -1,6 +1,7 @@
 """Studies take hours, so what they ask for is checked before anybody begins one."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -208,3 +209,27 @@ def test_tasks_that_share_a_world_count_as_one(monkeypatch: pytest.MonkeyPatch) 
     assert shared["p"] == pytest.approx(1, abs=1e-3)  # whatever the signs, the difference is 58 at least
     assert shared["success"][1] == 0  # a draw of worlds can miss the only one that was won
     assert alone["success"][1] > 0.85
+
+
+def test_the_p_of_worlds_is_the_same_in_every_process() -> None:
+    program = """
+import random
+from count import totals, world_of
+from outcomes import Outcome
+draw = random.Random(1)
+sides = [{(0, f"find-{k}:{n}"): Outcome(None, draw.random(), True, 3, 0, 0) for k in "ab" for n in range(40)} for _ in range(2)]
+print(totals(*sides, world_of({"find": 2}))["p"])
+"""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=STUDIES,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(said) == 1
+    assert 0.01 < float(said.pop()) < 0.99

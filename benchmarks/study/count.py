@@ -11,8 +11,7 @@ from outcomes import Seeded
 SCORED = ("arm", "score", "success", "difference to the control", "by seed", "p", "wins, ties, losses")
 BEHAVED = ("steps", "invalid turns", "repeated turns", "Δ chosen, rejected")
 
-
-#: Draws of signs for p (orders of magnitude below 1e-3 are not told apart).
+#: Draws of signs for p, which is therefore never below 1e-4.
 FLIPS = 10_000
 
 #: Names the world that a task is played in: tasks of one world are not independent, so intervals draw whole worlds.
@@ -54,11 +53,11 @@ def totals(played: Seeded, control: Seeded, world: World) -> dict[str, Any]:
     won = wilson(sum(successes), len(worlds)) if len(set(worlds)) == len(worlds) else bootstrap_mean(successes, clusters=worlds)
     against: dict[str, Any] = {}
     if played.keys() & control.keys():
-        difference = _against(played, control, world)
+        difference, shared = _against(played, control, world), _p_of_worlds(played, control, world)
         against = {
             "difference": [difference.mean, difference.low, difference.high],
             "wins_ties_losses": [difference.wins, difference.ties, difference.losses],
-            "p": _p(played, control, world),
+            "p": difference.p if shared is None else shared,
             "by_seed": [
                 _against({k: o for k, o in played.items() if k[0] == seed}, control, world).mean
                 for seed in sorted({s for s, _ in played.keys() & control.keys()})
@@ -78,17 +77,17 @@ def _against(played: Seeded, control: Seeded, world: World) -> PairedDifference:
     return paired_difference(*scores, cluster_of=lambda key: world(key[1]))
 
 
-def _p(played: Seeded, control: Seeded, world: World) -> float:
-    """Sign test on the tasks that one of the two won.
+def _p_of_worlds(played: Seeded, control: Seeded, world: World) -> float | None:
+    """How often worlds whose signs are drawn by chance make as large a difference.
 
-    Where tasks share worlds: how often as large a difference comes from worlds whose signs were drawn by chance.
+    None where no tasks share a world: the sign test holds there.
     """
+    common = played.keys() & control.keys()
     gained: dict[Hashable, float] = defaultdict(float)
-    tasks = {task for _, task in played.keys() & control.keys()}
-    for key in played.keys() & control.keys():
-        gained[world(key[1])] += played[key].score - control[key].score
-    if len(gained) == len(tasks):
-        return _against(played, control, world).p
+    for seed, task in sorted(common):  # in an order of its own, so that the same draws meet the same worlds each time
+        gained[world(task)] += played[seed, task].score - control[seed, task].score
+    if len(gained) == len({task for _, task in common}):
+        return None
     draw, observed = random.Random(0), abs(sum(gained.values())) - TIE
     as_large = sum(abs(sum(draw.choice((g, -g)) for g in gained.values())) >= observed for _ in range(FLIPS))
     return (1 + as_large) / (1 + FLIPS)

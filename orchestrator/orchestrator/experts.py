@@ -14,7 +14,7 @@ def goal(task: str, prompt: Prompt) -> str:
     """What an expert says that it is about: the sentence of the first pattern found in the task's text (Prompt.goals), or nothing."""
     for pattern, sentence in prompt.goals:
         if match := re.search(pattern, task):
-            return sentence.format(*match.groups())
+            return sentence.format(*match.groups(""))
     return ""
 
 
@@ -33,7 +33,7 @@ def thought(action: str, prompt: Prompt, about: str = "") -> str:
     """
     for pattern, sentence in prompt.thoughts:
         if match := re.fullmatch(pattern, action):
-            return sentence.format(*match.groups(), goal=about)
+            return sentence.format(*match.groups(""), goal=about)
     return f"The next thing to do is to {action}."
 
 

@@ -51,8 +51,9 @@ class Prompt(BaseModel):
                     if name in ("rewrites", "path"):
                         re.sub(pattern, instead, "")
                     else:
-                        instead.format(*[""] * re.compile(pattern).groups, goal="")
-                except (re.error, IndexError, KeyError, ValueError) as error:
+                        known = {"goal": ""} if name == "thoughts" else {}
+                        instead.format(*[""] * re.compile(pattern).groups, **known)
+                except (re.error, LookupError, ValueError, AttributeError, TypeError) as error:
                     raise ValueError(f"{name}: {pattern!r} with {instead!r} does not work: {error}") from error
         return self
 

@@ -117,6 +117,7 @@ def test_an_experts_thought_can_say_the_tasks_goal() -> None:
     assert answer("go to kitchen", prompt, about) == "Thought: Find a plant for the red box. Off to the kitchen.\nAction: go to kitchen"
     assert answer("look around", prompt, about) == "Thought: Find a plant for the red box.\nAction: look around"
     assert answer("look around", prompt, goal("Sing.", prompt)) == "Action: look around"
+    assert goal("Sing.", PLAIN.model_copy(update={"goals": [("(quietly )?(?i:sing)", "I {0}sing.")]})) == "I sing."
 
 
 def test_an_experts_path_is_the_gold_path_with_the_prompts_changes() -> None:
@@ -128,7 +129,15 @@ def test_an_experts_path_is_the_gold_path_with_the_prompts_changes() -> None:
 
 @pytest.mark.parametrize(
     ("field", "pattern", "instead"),
-    [("thoughts", "go", "to {0}"), ("thoughts", "go", "{aim}"), ("goals", "(", "x"), ("path", "go", r"\1"), ("rewrites", "*", "x")],
+    [
+        ("thoughts", "go", "to {0}"),
+        ("thoughts", "go", "{aim}"),
+        ("thoughts", "(go)", "{0.x}"),
+        ("goals", "(", "x"),
+        ("goals", "go", "{goal}"),
+        ("path", "go", r"\1"),
+        ("rewrites", "*", "x"),
+    ],
 )
 def test_a_pattern_that_does_not_work_is_named_when_the_prompt_is_read(field: str, pattern: str, instead: str) -> None:
     with pytest.raises(ValidationError, match=f"{field}: .* does not work"):
