@@ -18,6 +18,9 @@ endif
 UV := .venv/bin/uv
 ETO := .venv/bin/eto
 MYPY := .venv/bin/mypy --no-error-summary
+# Tests need not be typed throughout, but what they call must be there, with those arguments.
+TESTS_TYPES := --explicit-package-bases --ignore-missing-imports --implicit-reexport --no-strict-optional \
+  --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --no-warn-return-any --no-warn-unreachable
 ENVS := sciworld webshop alfworld
 READY := .venv/.ready $(ENVS:%=services/env-%/.venv/.ready) services/policy/.venv/.ready services/trainer/.venv/.ready
 
@@ -78,6 +81,8 @@ check: $(READY) ## ruff, types, Dockerfiles and the compose file; no test is run
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(MYPY) orchestrator/orchestrator
+	MYPYPATH=orchestrator:tests:benchmarks/study $(MYPY) $(TESTS_TYPES) tests benchmarks/study
+	MYPYPATH=orchestrator:orchestrator/tests $(MYPY) $(TESTS_TYPES) orchestrator/tests
 	$(MYPY) --python-executable services/env-sciworld/.venv/bin/python services/env-core/env_core
 	@set -e; for env in $(ENVS); do \
 	  $(MYPY) --python-executable services/env-$$env/.venv/bin/python services/env-$$env/env_$$env; done

@@ -69,7 +69,8 @@ class Servers:
         """What the servers' logs say: requests that came, how each was to end, and those that never ended."""
         told: Counter[str] = Counter()
         for log in self.log.parent.glob(f"{self.log.name}.*"):
-            begun, ended = set(), set()
+            begun: set[str] = set()
+            ended: set[str] = set()
             for line in log.read_text().splitlines():
                 number, _, what = line.partition(" ")
                 (begun if what == "begin" else ended).add(number)

@@ -72,6 +72,7 @@ def test_episodes_are_spread_by_requests_in_flight_and_each_stays_where_it_began
 def test_a_server_that_dies_is_set_aside_its_episodes_go_on_elsewhere_and_it_is_asked_again_when_it_is_back() -> None:
     ports = [free_port(), free_port()]
     first, second = (chat_server.start(port, weights=f"w{i}") for i, port in enumerate(ports))
+    back = second
 
     async def work(client: PolicyClient) -> None:
         conversations = [Conversation("t") for _ in range(8)]
@@ -89,7 +90,6 @@ def test_a_server_that_dies_is_set_aside_its_episodes_go_on_elsewhere_and_it_is_
             await episode(client, 1)
         assert {who((await episode(client, 1))[0]) for _ in range(4)} == {"w0", "w1"}
 
-    back = second
     try:
         using([f"http://127.0.0.1:{port}" for port in ports], work)
     finally:
@@ -222,7 +222,7 @@ def test_weights_are_replaced_one_server_at_a_time_while_episodes_go_on_and_ever
                 assert await policy.serve(str(two)) == "two"
                 swapped.set()
 
-            *played, closed, _ = await asyncio.gather(*(play() for _ in range(24)), watch(), swap())
+            played, closed, _ = await asyncio.gather(asyncio.gather(*(play() for _ in range(24))), watch(), swap())
         answers = [a for one_episode in played for a in one_episode]
         assert [(a.version, who(a)) for a in answers if a.version != who(a)] == []  # "one and two" would be a request that spans both
         assert {a.version for a in answers} == {"one", "two"}

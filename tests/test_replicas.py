@@ -79,7 +79,7 @@ def end(service: Service) -> None:
 
 def play(env: EnvClient, out: Path, tasks: int, concurrency: int) -> asyncio.Task[rollout.Rollout]:
     async def main() -> rollout.Rollout:
-        player = Player(GoldPolicy(env, PROMPT.thoughts), "expert", None, Sampling(), PROMPT)
+        player = Player(GoldPolicy(env, PROMPT), "expert", None, Sampling(), PROMPT)
         todo = [Assignment(task) for task in (await env.tasks("train"))[:tasks]]
         return await rollout.run(todo, env, player, out, concurrency=concurrency, run_id="test")
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -47,14 +48,14 @@ def play(sciworld: str, policy: str, out: Path, n: int = 3, concurrency: int = 3
 def gold(sciworld: str, out: Path, n: int = 2) -> list[Episode]:
     async def main() -> Rollout:
         async with EnvClient(sciworld, "sciworld") as env:
-            player = Player(GoldPolicy(env, PROMPT.thoughts), "expert", None, Sampling(), PROMPT)
+            player = Player(GoldPolicy(env, PROMPT), "expert", None, Sampling(), PROMPT)
             return await run(await choose(env, n), env, player, out, concurrency=2, run_id="test")
 
     return sorted(asyncio.run(main()).episodes, key=lambda e: e.key)
 
 
 def wander(messages: list[dict[str, str]], number: int) -> str:
-    return answer(["look around", "open door to hallway", "go to hallway", "inventory"][turn(messages) % 4], PROMPT.thoughts)
+    return answer(["look around", "open door to hallway", "go to hallway", "inventory"][turn(messages) % 4], PROMPT)
 
 
 def open_sessions(sciworld: str) -> list[str]:
@@ -120,7 +121,7 @@ def test_a_full_context_drops_its_oldest_turns_where_that_is_wanted_and_the_reco
     message = {"error": {"message": "This model's maximum context length is 64 tokens.", "type": "BadRequestError", "code": 400}}
     seen = []
 
-    def two_turns_fit(messages: list[dict[str, str]], number: int) -> str | tuple[int, dict[str, object]]:
+    def two_turns_fit(messages: list[dict[str, str]], number: int) -> str | tuple[int, dict[str, Any]]:
         if turn(messages) > 2:
             return 400, message
         seen.append([m["content"] for m in messages])
@@ -205,8 +206,8 @@ def test_a_jvm_killed_in_mid_episode_changes_nothing(sciworld: str, tmp_path: Pa
     def kill_a_jvm(pid: int) -> int:
         children = defaultdict(list)
         for line in subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout.splitlines():
-            child, parent, name = line.split(None, 2)
-            children[int(parent)].append((int(child), name))
+            process_id, parent, name = line.split(None, 2)
+            children[int(parent)].append((int(process_id), name))
         todo, killed = [pid], 0
         while todo:
             for child, name in children[todo.pop()]:
@@ -219,14 +220,14 @@ def test_a_jvm_killed_in_mid_episode_changes_nothing(sciworld: str, tmp_path: Pa
     killed = []
 
     class KillingGold(GoldPolicy):
-        async def chat(self, messages, sampling, seed, task_id):  # type: ignore[no-untyped-def]
+        async def chat(self, messages, sampling, seed, task_id):
             if len(messages) == 3 + 2 * 2:  # after two turns
                 killed.append(kill_a_jvm(running.pid))
             return await super().chat(messages, sampling, seed, task_id)
 
     async def main() -> Rollout:
         async with EnvClient(sciworld, "sciworld") as env:
-            player = Player(KillingGold(env, PROMPT.thoughts), "expert", None, Sampling(), PROMPT)
+            player = Player(KillingGold(env, PROMPT), "expert", None, Sampling(), PROMPT)
             return await run(await choose(env, 1), env, player, tmp_path / "b.jsonl", concurrency=1, run_id="test")
 
     (episode,) = asyncio.run(main()).episodes

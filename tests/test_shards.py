@@ -27,7 +27,7 @@ from orchestrator import ray_cluster
 
 PROMPT = load_prompt("sciworld")
 CAST = partial(Player, policy="expert", version=None, sampling=Sampling(), prompt=PROMPT)
-CONNECT = partial(GoldPolicy, thoughts=PROMPT.thoughts)
+CONNECT = partial(GoldPolicy, prompt=PROMPT)
 TASK = Task(task_id="task-3-find-non-living-thing:0", task_type="task-3-find-non-living-thing", max_steps=100)
 
 #: Starts a shard's own service by playing, tells its address, and waits to be killed.
@@ -47,7 +47,7 @@ from orchestrator import process
 async def main():
     prompt = load_prompt("sciworld")
     cast = partial(Player, policy="expert", version=None, sampling=Sampling(), prompt=prompt)
-    orders = Orders(cast, partial(GoldPolicy, thoughts=prompt.thoughts))
+    orders = Orders(cast, partial(GoldPolicy, prompt=prompt))
     shard = Shard(0, Terms(EnvSection(max_engines=1), RolloutSection(), orders, "test", {{}}))
     played = await shard.play(Assignment(Task.model_validate({TASK.model_dump()!r})))
     print(played.score, process.find("env-sciworld").url, flush=True)

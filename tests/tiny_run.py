@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from orchestrator.records import Episode
@@ -29,7 +30,7 @@ STAGES = {
     "evaluate-eto-1": 6,
 }
 #: The same with a task of each type held out to choose the best policy.
-HELD_OUT = {"dev": {"held_out": 1}}
+HELD_OUT: dict[str, Any] = {"dev": {"held_out": 1}}
 STAGES_HELD_OUT = {**STAGES, "experts": 6, "explore-1": 6, "dev-sft": 2, "dev-eto-1": 2}
 
 

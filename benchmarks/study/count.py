@@ -73,8 +73,8 @@ def totals(played: Seeded, control: Seeded, world: World) -> dict[str, Any]:
 
 
 def _against(played: Seeded, control: Seeded, world: World) -> PairedDifference:
-    scores = [{key: outcome.score for key, outcome in side.items()} for side in (played, control)]
-    return paired_difference(*scores, cluster_of=lambda key: world(key[1]))
+    ours, theirs = ({key: outcome.score for key, outcome in side.items()} for side in (played, control))
+    return paired_difference(ours, theirs, cluster_of=lambda key: world(key[1]))
 
 
 def _p_of_worlds(played: Seeded, control: Seeded, world: World) -> float | None:

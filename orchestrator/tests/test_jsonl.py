@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_damaged_line_is_named_with_file_and_number(tmp_path: Path) -> None:
 def test_a_whole_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "e.jsonl"
 
-    def failing() -> object:
+    def failing() -> Iterator[Episode]:
         yield episode(1, 0.0)
         raise RuntimeError("stop")
 

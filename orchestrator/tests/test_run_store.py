@@ -2,14 +2,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from orchestrator.config import EvaluateSet, RunConfig, TaskSet
 from orchestrator.run_store import RunStore, RunStoreError, StageRecord, file_sha256, open_run, run_id
 
 
-def config(**settings: object) -> RunConfig:
-    return RunConfig(name="r", train_tasks=TaskSet(split="a"), evaluate=[EvaluateSet(split="b")], **settings)  # type: ignore[arg-type]
+def config(**settings: Any) -> RunConfig:
+    return RunConfig(name="r", train_tasks=TaskSet(split="a"), evaluate=[EvaluateSet(split="b")], **settings)
 
 
 def finish(store: RunStore, stage: str, outputs: dict[str, str]) -> None:

@@ -264,7 +264,12 @@ def test_a_running_stage_shows_episodes_running_mean_and_chart(runs):
 def test_a_growing_file_is_read_once(runs, monkeypatch):
     parsed = []
     real = records_index.episode_row
-    monkeypatch.setattr("orchestrator.ui.library.episode_row", lambda *a: parsed.append(a[3].task_id) or real(*a))
+
+    def counting(*of):
+        parsed.append(of[3].task_id)
+        return real(*of)
+
+    monkeypatch.setattr("orchestrator.ui.library.episode_row", counting)
     episodes = played_by("eto-1", "eto-seen", 4, 0.6)
     running(runs, episodes[:5])
     web = client(runs)
