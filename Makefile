@@ -44,9 +44,11 @@ ray: .venv/.ready ## add Ray to the orchestrator, for clusters (docs/scale.md)
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
+# Compiled here, since `eto --help` is to be instant also for the first time and where PYTHONDONTWRITEBYTECODE is set.
 .venv/.ready: .venv/bin/uv orchestrator/requirements-dev.txt orchestrator/pyproject.toml
-	$(UV) pip install --quiet --python .venv -r orchestrator/requirements-dev.txt
+	$(UV) pip install --quiet --python .venv --compile-bytecode -r orchestrator/requirements-dev.txt
 	$(UV) pip install --quiet --python .venv --no-deps -e orchestrator
+	.venv/bin/python -m compileall -q orchestrator/orchestrator
 	@touch $@
 
 # What of a list needs no dependencies of its own stands in requirements-*-alone.txt.

@@ -19,6 +19,14 @@ class DataFileError(ValueError):
     """A line of a data file is not what it should be; the message names file and line."""
 
 
+def first_fault(error: ValidationError) -> str:
+    """`place: what is wrong there`, of the first fault; of a fault of the whole record only what is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what
+
+
 class JsonLinesWriter:
     """Appends one record per line, on disk before `append` returns.
 
@@ -121,10 +129,8 @@ def read(path: Path, model: type[Record]) -> Iterator[Record]:
             try:
                 yield model.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(str(p) for p in first["loc"]) or "the line"
                 raise DataFileError(
-                    f"{path}, line {number}: {place}: {first['msg']}. The file is damaged or of another kind; "
+                    f"{path}, line {number}: {first_fault(error)}. The file is damaged or of another kind; "
                     f"remove the line, or the stage's folder to run the stage again."
                 ) from error
 

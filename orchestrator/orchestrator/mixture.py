@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.config_training import SourceSection
-from orchestrator.jsonl import DataFileError
+from orchestrator.jsonl import DataFileError, first_fault
 
 
 class ConversationLine(BaseModel):
@@ -62,9 +62,7 @@ def _read(file: Path, kind: type[Line]) -> list[Line]:
         try:
             found += [kind.model_validate_json(line)] if line.strip() else []
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise DataFileError(f"{file}, line {number}: {place}: {first['msg']}. Correct or remove the line.") from error
+            raise DataFileError(f"{file}, line {number}: {first_fault(error)}. Correct or remove the line.") from error
     return found
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from orchestrator.config import ConfigError
+from orchestrator.jsonl import first_fault
 from orchestrator.records import Message
 from orchestrator.trajectories import formats
 
@@ -118,7 +119,8 @@ def load_prompt(env: str, path: Path | None = None) -> Prompt:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
         return Prompt.model_validate({"env": env, **content})
     except (yaml.YAMLError, TypeError, ValidationError) as error:
-        raise ConfigError(f"{source} is no prompt file: {error} Compare it with those in orchestrator/orchestrator/envs.") from error
+        why = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{source} is no prompt file: {why}. Compare it with those in orchestrator/orchestrator/envs.") from error
 
 
 def prompt_of(first: formats.Trajectory | None, packaged: Prompt, path: Path) -> Prompt:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from orchestrator.collapse import invalid_share, verdict
 from orchestrator.config import RunConfig
+from orchestrator.config_training import CollapseSection
 from orchestrator.pipeline import plan
 from orchestrator.records import Episode
 
@@ -31,6 +32,15 @@ def test_a_run_stops_only_when_the_share_rose_by_more_than_the_bound(before: flo
 def test_the_sentence_names_both_shares_how_many_tasks_and_the_setting() -> None:
     found = verdict(0.18, 0.74, 8, 0.3)
     assert found == "invalid turns rose from 18% to 74% on 8 training tasks, by more than collapse.invalid_rise 0.3"
+
+
+def test_the_default_bound_stands_between_the_collapses_that_were_seen_and_the_arms_that_did_no_harm() -> None:
+    """Shares of docs/results.md, seed 0, all test tasks: SFT, then the arm."""
+    bound = CollapseSection().invalid_rise
+    collapses = {"ALFWorld eto-rate": (0.210, 0.458), "ALFWorld uncut": (0.210, 0.464), "ScienceWorld eto-rate": (0.318, 0.607)}
+    harmless = {"ALFWorld step": (0.210, 0.239), "ALFWorld eto-anchored": (0.210, 0.192), "ScienceWorld step": (0.318, 0.320)}
+    assert [name for name, (before, now) in collapses.items() if verdict(before, now, 16, bound) is None] == []
+    assert [name for name, (before, now) in harmless.items() if verdict(before, now, 16, bound)] == []
 
 
 def test_no_task_means_no_check() -> None:

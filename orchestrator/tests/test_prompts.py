@@ -53,6 +53,17 @@ def test_a_prompt_file_that_is_none_is_refused_with_its_name(tmp_path: Path, tex
         load_prompt("sciworld", file)
 
 
+def test_what_is_wrong_with_a_prompt_file_is_said_in_one_sentence_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("instruction: hi\ninvalid_output: none\nthoughts: [['(', hm]]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_prompt("sciworld", file)
+    assert str(caught.value) == (
+        f"{file} is no prompt file: thoughts: '(' with 'hm' does not work: missing ), unterminated subpattern at position 0. "
+        "Compare it with those in orchestrator/orchestrator/envs."
+    )
+
+
 def conversation(*values: str) -> str:
     turns = [{"from": "gpt" if i % 2 else "human", "value": value} for i, value in enumerate(values)]
     return json.dumps([{"id": "webshop_1", "conversations": turns}])
