@@ -1,5 +1,6 @@
 """A client of an environment service (docs/formats.md, "Environment service")."""
 
+import math
 import os
 import time
 import uuid
@@ -18,6 +19,9 @@ from orchestrator.replicas import Replica, Replicas
 LOST_SESSION = frozenset({"unknown_session", "expired_session", "replay_diverged", "step_timeout", "engine_unavailable"})
 #: Seconds for which one of several replicas may be away before its sessions are given up. A killed one is back after some 5 s.
 LOST_AFTER_S = 60.0
+#: Seconds for which a session is tried to be deleted whose episode was cancelled or failed: a step at work may end in them. What is left
+#: of a service that is gone is closed when the run goes on.
+PARTING_S = 15.0
 
 
 class SessionLost(RuntimeError):
@@ -144,15 +148,17 @@ class EnvClient:
                 failed.add(replica)
                 replica.set_aside()
 
-    async def _in_session(self, session_id: str, method: str, path: str, json: Any = None, later: frozenset[int] = LATER) -> Any:
+    async def _in_session(
+        self, session_id: str, method: str, path: str, json: Any = None, later: frozenset[int] = LATER, patience_s: float = math.inf
+    ) -> Any:
         """Ask the replica that the session is at. Raises SessionLost where that is away for longer than others can do without it."""
         replica = self._replicas.holder(session_id)
         if replica is None:
             raise SessionLost(f"none of the replicas is known to have session {session_id}.")
         if not self._replicas.several:
-            return await self._ask(replica, method, path, json, later=later)
+            return await self._ask(replica, method, path, json, patience_s=min(patience_s, self._patience_s), later=later)
         try:
-            return await self._ask(replica, method, path, json, patience_s=self._lost_after_s, later=later)
+            return await self._ask(replica, method, path, json, patience_s=min(patience_s, self._lost_after_s), later=later)
         except Unavailable as error:
             replica.set_aside()
             self._replicas.forget(session_id)
@@ -173,10 +179,11 @@ class EnvClient:
         with _lost_sessions():
             return Reply.model_validate(await self._in_session(session_id, "POST", "/step", body))
 
-    async def close(self, session_id: str) -> None:
+    async def close(self, session_id: str, patience_s: float = math.inf) -> None:
         """Delete a session, once a step that nobody waits for any more is over; one that is gone already is fine."""
+        path = f"/sessions/{quote(session_id, safe='')}"
         try:
-            await self._in_session(session_id, "DELETE", f"/sessions/{quote(session_id, safe='')}", later=LATER | {409})
+            await self._in_session(session_id, "DELETE", path, later=LATER | {409}, patience_s=patience_s)
         except SessionLost:
             pass
         except Refused as error:
@@ -192,7 +199,7 @@ class EnvClient:
             yield
         except BaseException:
             with suppress(Refused, Unavailable):
-                await self.close(session_id)
+                await self.close(session_id, PARTING_S)
             raise
         await self.close(session_id)
 

@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 from orchestrator.env_client import EnvClient
 
+from orchestrator import env_client
+
 REPLY = {
     "observation": {"text": "a room"},
     "reward": 0.0,
@@ -15,6 +17,12 @@ REPLY = {
     "metadata": {"session_id": "s", "task_id": "t", "step": 0, "max_steps": 9, "score": 0.0, "success": False}
     | {"terminated": False, "truncated": False},
 }
+
+
+async def episode(env: EnvClient) -> None:
+    reply = await env.reset("t")
+    async with env.closing(reply.metadata.session_id):
+        await env.step("s", "look", "0")
 
 
 @asynccontextmanager
@@ -40,7 +48,7 @@ async def service(deleted: list[int], stepping: asyncio.Event) -> AsyncIterator[
     await site.start()
     port = runner.addresses[0][1]
     try:
-        async with EnvClient(f"http://127.0.0.1:{port}", "env", patience_s=20) as client:
+        async with EnvClient(f"http://127.0.0.1:{port}", "env", patience_s=600) as client:
             yield client
     finally:
         await runner.cleanup()
@@ -48,11 +56,6 @@ async def service(deleted: list[int], stepping: asyncio.Event) -> AsyncIterator[
 
 @pytest.mark.parametrize("answers", [[409, 409, 200], [500], [404]], ids=["while its step is at work", "fails", "is gone"])
 def test_a_cancelled_episode_stays_cancelled_whatever_its_session_says_to_being_deleted(answers: list[int]) -> None:
-    async def episode(env: EnvClient) -> None:
-        reply = await env.reset("t")
-        async with env.closing(reply.metadata.session_id):
-            await env.step("s", "look", "0")
-
     async def main() -> None:
         stepping = asyncio.Event()
         async with service(answers, stepping) as env:
@@ -64,3 +67,19 @@ def test_a_cancelled_episode_stays_cancelled_whatever_its_session_says_to_being_
 
     asyncio.run(main())
     assert answers == []
+
+
+def test_a_cancelled_episode_does_not_wait_for_a_service_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env_client, "PARTING_S", 0.1)
+
+    async def main() -> None:
+        stepping = asyncio.Event()
+        async with service([503] * 1000, stepping) as env:  # as a proxy answers for a service that is away
+            task = asyncio.create_task(episode(env))
+            await stepping.wait()
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=60)  # patience is 600 s
+            assert done
+            assert task.cancelled()
+
+    asyncio.run(main())
