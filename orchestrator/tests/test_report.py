@@ -253,6 +253,18 @@ def test_unfinished_stages_are_shown_as_such_with_what_they_have(run_dir):
     assert "unfinished" in (run_dir / "report.html").read_text()
 
 
+def test_what_ended_the_run_or_a_stage_early_is_told(run_dir):
+    stages = run_dir / "stages"
+    trained = json.loads((stages / "dpo-1" / "done.json").read_text())
+    trained["summary"]["stopped"] = "the policy collapsed: at step 7 ..."
+    write(stages / "dpo-1" / "done.json", json.dumps(trained))
+    write_done(stages, "check-1", "check", 90, {"policy": "eto-1", "stopped": "invalid turns rose from 21% to 57% ...", "good": "sft"})
+    told = ["dpo-1: the policy collapsed: at step 7 ...", "the run ended with check-1: invalid turns rose from 21% to 57% ..."]
+    assert write_report(run_dir).notes == told
+    assert told[1] in (run_dir / "report.html").read_text()
+    assert "the run ended with check-1" in (run_dir / "report.md").read_text()
+
+
 @pytest.mark.parametrize("kept", [[], ["init"], ["init", "experts"], ["sft"], ["evaluate-sft"], ["pairs-1", "dpo-1"]])
 def test_a_run_with_only_some_stages_has_a_report(run_dir, kept):
     for folder in (run_dir / "stages").iterdir():

@@ -48,7 +48,7 @@ def build_report(run_dir: Path) -> Report:
         totals=_totals(run),
         config=run.config,
         config_text=run.config_text,
-        notes=[*run.notes, *_made_otherwise(run)],
+        notes=[*run.notes, *_stopped(run), *_made_otherwise(run)],
     )
 
 
@@ -88,6 +88,13 @@ def _model(model: Any) -> str | None:
     if {"hidden_size", "layers"} <= mapping(model).keys():
         return f"scratch-{model['hidden_size']}x{model['layers']}"
     return _text(mapping(model).get("name") or mapping(model).get("path") or model)
+
+
+def _stopped(run: Run) -> Iterable[str]:
+    """Stages that a collapse ended early, and those that ended the run."""
+    for stage in run.stages:
+        if why := stage.summary.get("stopped"):
+            yield f"{'the run ended with ' if stage.kind in ('check', 'dev') else ''}{stage.name}: {why}"
 
 
 def _made_otherwise(run: Run) -> Iterable[str]:

@@ -189,7 +189,7 @@ class Report(BaseModel):
     totals: Totals
     config: dict[str, Any]
     config_text: str
-    notes: list[str] = Field(description="what was missing or unreadable in the run directory")
+    notes: list[str] = Field(description="what was missing or unreadable in the run directory, and why the run or a stage ended early")
 
     def to_json(self) -> str:
         """Indented JSON; numbers that are not finite become null."""
