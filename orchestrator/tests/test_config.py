@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
-from orchestrator.config import ConfigError, RunConfig
+from orchestrator.config import ConfigError
 from orchestrator.config_file import load_config
 from orchestrator.config_services import EnvSection, PolicySection
+from orchestrator.prompts import load_prompt
 
 GOOD = """name: one
 train_tasks: {split: eto-train, per_type: 2}
@@ -78,10 +79,12 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 
 def test_the_shipped_configurations_are_valid() -> None:
-    files = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+    root = Path(__file__).parents[2]
+    files = sorted((root / "configs").glob("*.yaml"))
     assert files
     for file in files:
-        assert isinstance(load_config(file), RunConfig)
+        env = load_config(file).env
+        load_prompt(env.name, root / env.prompt if env.prompt else None)
 
 
 def test_addresses_come_from_the_environment_where_the_file_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
