@@ -102,9 +102,9 @@ class GrpoSection(JobSection):
 class CollapseSection(Section):
     """When a run stops by itself because training broke the policy; the trainer's own sign is dpo.collapse_bound."""
 
-    tasks: int = Field(16, ge=0, description="training tasks that a new policy plays before it is evaluated; 0: none, never stop")
+    tasks: int = Field(32, ge=0, description="training tasks that a new policy plays before it is evaluated; 0: none, never stop")
     invalid_rise: float = Field(
-        0.15, gt=0, le=1, description="stop when the share of invalid turns rises by more than this over the exploration of the same tasks"
+        0.1, gt=0, le=1, description="stop when the share of invalid turns rises by more than this over the exploration of the same tasks"
     )
 
 

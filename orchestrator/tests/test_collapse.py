@@ -39,8 +39,8 @@ def test_the_default_bound_stands_between_the_collapses_that_were_seen_and_the_a
     bound = CollapseSection().invalid_rise
     collapses = {"ALFWorld eto-rate": (0.210, 0.458), "ALFWorld uncut": (0.210, 0.464), "ScienceWorld eto-rate": (0.318, 0.607)}
     harmless = {"ALFWorld step": (0.210, 0.239), "ALFWorld eto-anchored": (0.210, 0.192), "ScienceWorld step": (0.318, 0.320)}
-    assert [name for name, (before, now) in collapses.items() if verdict(before, now, 16, bound) is None] == []
-    assert [name for name, (before, now) in harmless.items() if verdict(before, now, 16, bound)] == []
+    assert [name for name, (before, now) in collapses.items() if verdict(before, now, 32, bound) is None] == []
+    assert [name for name, (before, now) in harmless.items() if verdict(before, now, 32, bound)] == []
 
 
 def test_no_task_means_no_check() -> None:
