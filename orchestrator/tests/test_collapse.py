@@ -34,13 +34,14 @@ def test_the_sentence_names_both_shares_how_many_tasks_and_the_setting() -> None
     assert found == "invalid turns rose from 18% to 74% on 8 training tasks, by more than collapse.invalid_rise 0.3"
 
 
-def test_the_default_bound_stands_between_the_collapses_that_were_seen_and_the_arms_that_did_no_harm() -> None:
-    """Shares of docs/results.md, seed 0, all test tasks: SFT, then the arm."""
-    bound = CollapseSection().invalid_rise
-    collapses = {"ALFWorld eto-rate": (0.210, 0.458), "ALFWorld uncut": (0.210, 0.464), "ScienceWorld eto-rate": (0.318, 0.607)}
-    harmless = {"ALFWorld step": (0.210, 0.239), "ALFWorld eto-anchored": (0.210, 0.192), "ScienceWorld step": (0.318, 0.320)}
-    assert [name for name, (before, now) in collapses.items() if verdict(before, now, 32, bound) is None] == []
-    assert [name for name, (before, now) in harmless.items() if verdict(before, now, 32, bound)] == []
+def test_the_default_bound_tells_the_policies_that_were_wrecked_from_the_others() -> None:
+    """What the check found of the learning study's arms (docs/training.md): shares in exploration and after training."""
+    wrecked = {"ALFWorld eto-rate": (0.146, 0.383), "ALFWorld uncut": (0.146, 0.309)}
+    wrecked |= {"ScienceWorld eto-rate": (0.183, 0.540), "ScienceWorld uncut": (0.183, 0.433)}
+    others = {"ALFWorld three-epochs": (0.146, 0.168), "ScienceWorld no-sft-term": (0.183, 0.211)}
+    by_default = CollapseSection()
+    stopped = [n for n, s in (wrecked | others).items() if verdict(*s, by_default.tasks, by_default.invalid_rise)]
+    assert stopped == list(wrecked)
 
 
 def test_no_task_means_no_check() -> None:
