@@ -74,7 +74,7 @@ def test_what_is_done_costs_nothing_more(runs: Path) -> None:
     assert (lines["sft"].state, lines["sft"].seconds) == ("done", 0.0)
     assert lines["evaluate-sft"].state == "to do"
     sums = total(lines.values())
-    assert sums["episodes"] == 20 + 32 + 20 + 8 + 32  # experts, evaluate-sft, explore, check, evaluate-eto-1
+    assert sums["episodes"] == 20 + 32 + 20 + 20 + 32  # experts, evaluate-sft, explore, check, evaluate-eto-1
     assert sums["unknown"] == []
 
 
