@@ -111,6 +111,10 @@ def load_prompt(env: str, path: Path | None = None) -> Prompt:
     """
     if path is not None and path.suffix in (".json", ".jsonl") and path.is_file():
         return prompt_of(next(formats.read_trajectories(path), None), load_prompt(env), path)
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(
+            f"there is no prompt file {path}, seen from {Path.cwd()}. Give another path, or start in the folder that it is seen from."
+        )
     source = path if path is not None else resources.files("orchestrator") / "envs" / f"{env}.yaml"
     if not source.is_file():
         known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("orchestrator") / "envs").iterdir())

@@ -45,6 +45,11 @@ def test_an_unknown_environment_is_named_with_the_known_ones() -> None:
         load_prompt("nosuch")
 
 
+def test_a_prompt_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no prompt file .*none\.yaml"):
+        load_prompt("sciworld", tmp_path / "none.yaml")
+
+
 @pytest.mark.parametrize("text", ["a: [", "- 1", "", "instruction: 3", "instructions: hi"])
 def test_a_prompt_file_that_is_none_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.yaml"
