@@ -15,8 +15,10 @@ forward and backward passes; the optimiser, the same in every arm and once for 3
 log-probabilities are spread over the three epochs that it has. Passes hold 2 conversations or 1 pair in TRL's and the reference's arm
 (their logits fill the memory), and up to 4 conversations or 2 pairs in ours (a job's default is up to 8). Each arm is a process of its
 own, one after the other, on one thread. Intervals are bootstrapped over the passes of both arms, within environments: they speak of the
-machine's noise, not of other trajectories. Losses of three steps in float32 are compared on a small model that is trained on one
-conversation or pair of each environment. Writes benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
+machine's noise, not of other trajectories. Beside each ratio stands what it would be if our passes were nothing but the products of
+matrices that they need (benchmarks/train_floor.py): with this arithmetic nothing is faster.
+Losses of three steps in float32 are compared on a small model that is trained on one conversation or pair of each environment. Writes
+benchmarks/out/train.json; where one method is measured, the other's figures in it stay.
 """
 
 import argparse
@@ -93,6 +95,7 @@ def examples_of(method: str, folder: Path, tokenizer: Any, counts: dict[str, int
 def measure(method: str, arm: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train with one arm, an environment at a time, on the model that is measured."""
     from train_arms import Setting, run
+    from train_floor import products_s
     from trainer.batches import fit_micro_batch
     from transformers import AutoTokenizer
 
@@ -111,6 +114,8 @@ def measure(method: str, arm: str, arguments: argparse.Namespace, folder: Path) 
             "losses": clock.losses,
         }
         result[env] = {"rows": n, "tokens": rows.tokens, "loss_tokens": rows.loss_tokens, "cut": rows.truncated, arm: here}
+        if arm == "ours":
+            result[env]["products_cpu_s"] = round(products_s(arguments.model, method, rows, arguments.precision), 2)
         speed = rows.tokens / seconds(here, arguments.steps)
         print(f"{method:<4} {env:<9} {arm:<10} {speed:8.1f} tokens/CPU s, loss {clock.losses[0]:.4f}", file=sys.stderr, flush=True)
     return result
@@ -154,6 +159,11 @@ def interval(environments: list[dict[str, Any]], other: str, steps: int) -> list
 def ratio(environments: list[dict[str, Any]], other: str, steps: int) -> float:
     """How many times our seconds another arm takes."""
     return sum(seconds(here[other], steps) for here in environments) / sum(seconds(here["ours"], steps) for here in environments)
+
+
+def bound(environments: list[dict[str, Any]], other: str, steps: int) -> float:
+    """How many times the seconds of our products alone another arm takes."""
+    return sum(seconds(here[other], steps) for here in environments) / sum(float(here["products_cpu_s"]) for here in environments)
 
 
 def in_own_process(method: str, part: str) -> dict[str, Any]:
@@ -202,6 +212,7 @@ def main() -> int:
     if arguments.worker:
         worker(*arguments.worker, arguments)
         return 0
+    found = {method: measure_method(method, arguments) for method in arguments.measure}
     # a method that is not measured now keeps the figures it has
     result: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() and len(arguments.measure) == 1 else {"methods": {}}
     result |= {
@@ -209,8 +220,7 @@ def main() -> int:
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
         "model": arguments.model.name,
     }
-    for method in arguments.measure:
-        result["methods"][method] = measure_method(method, arguments)
+    result["methods"] |= found
     missed = False
     for method, measured in result["methods"].items():
         for other in ("trl", "reference"):
@@ -219,8 +229,11 @@ def main() -> int:
             result[name] = round(ratio(environments, other, steps), 2)
             result[f"{name}_interval"] = interval(environments, other, steps)
             missed |= result[name] < TARGETS[name]
+            result[f"{name}_bound"] = round(bound(environments, other, steps), 2)
             each = ", ".join(f"{env} {ratio([here], other, steps):.2f}" for env, here in measured["environments"].items())
             print(f"{name:<18} {result[name]:6.2f}  95 % {result[f'{name}_interval']}  target {TARGETS[name]}  ({each})")
+            each = ", ".join(f"{env} {bound([here], other, steps):.2f}" for env, here in measured["environments"].items())
+            print(f"{'  products alone':<18} {result[f'{name}_bound']:6.2f}  ({each})")
         worst = measured["float32"]["largest_difference"]
         missed |= worst > LOSS_TOLERANCE
         counts = ", ".join(f"{here['rows']} of {env} with {here['tokens']} tokens" for env, here in measured["environments"].items())

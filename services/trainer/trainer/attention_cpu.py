@@ -1,18 +1,22 @@
-"""The same on a CPU: one node of the graph for a whole row.
+"""The same on a CPU: one node of the graph for a whole row, as products of matrices in tiles.
 
-The two halves of a part (all of its beginning; itself, causally) go through torch's flash kernel and are joined by their log-sum-exp: a
-mask over both would cost the kernel its causal shortcut, which was measured to be worth more than the sharing. As slices of the graph,
-each part's gradients would be laid into tensors of the whole row and added up.
+A tile is a block of queries of some heads against all keys that they may see, so a part's shared beginning is some more keys and the
+causal half that nobody sees is left out but for the block's own triangle. The products run at the speed of the layers' own (oneDNN, in
+bfloat16 where the inputs are), which torch's flash kernel for CPUs does not reach (docs/training.md). Gradients compute a tile's
+probabilities anew. As slices of the graph, each part's gradients would be laid into tensors of the whole row and added up.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+#: Queries of a tile: the larger, the longer the rows of its products, but the more of its triangle is computed for nothing.
+QUERIES = 128
+#: Numbers in a tile, at which it takes fewer heads at once: some megabytes, which a processor's cache holds.
+TILE = 1 << 18
 
 
 class Part(NamedTuple):
@@ -33,11 +37,47 @@ class Part(NamedTuple):
         """Where those of its beginning stand."""
         return slice(self.beginning, self.beginning + self.shared)
 
-    def seen(self) -> Iterator[tuple[slice, bool]]:
-        """Yield the tokens that it sees, and whether causally."""
-        yield self.own, True
-        if self.shared:
-            yield self.before, False
+    def seen(self, of: Tensor) -> Tensor:
+        """Take what its tokens see of [heads, tokens, width]."""
+        return torch.cat([of[:, self.before], of[:, self.own]], 1) if self.shared else of[:, self.own]
+
+
+class Tile(NamedTuple):
+    """The heads of keys, queries of a part, and how many keys the last of these queries sees."""
+
+    heads: slice
+    queries: slice
+    keys: int
+
+
+def tiles(part: Part, key_heads: int, groups: int) -> Iterator[Tile]:
+    """Yield a part's tiles; `groups` heads of queries share one of keys."""
+    for first in range(0, part.tokens, QUERIES):
+        size = min(QUERIES, part.tokens - first)
+        keys = part.shared + first + size
+        heads = max(1, TILE // (groups * size * keys))
+        for head in range(0, key_heads, heads):
+            yield Tile(slice(head, head + heads), slice(part.start + first, part.start + first + size), keys)
+
+
+def _probabilities(queries: Tensor, keys: Tensor, scale: float, groups: int) -> Tensor:
+    """Softmax of the scores of queries [heads, groups x block, width], the block being the last of keys [heads, tokens, width]."""
+    block = queries.shape[1] // groups
+    scores = torch.bmm(queries.float() * scale, keys.float().transpose(1, 2))
+    scores.unflatten(1, (groups, block))[..., -block:] += torch.full((block, block), -torch.inf).triu_(1)
+    return scores.softmax(-1).to(queries.dtype)
+
+
+@contextmanager
+def _products_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let products of float32 tensors round their inputs to bfloat16 where that is what was given: scores keep float32's digits."""
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16" if dtype == torch.bfloat16 else before
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 class _OnCpu(torch.autograd.Function):
@@ -46,43 +86,45 @@ class _OnCpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, layout: list[Part]) -> Tensor:
         ctx.scale, ctx.layout = scale, layout
-        out = q.new_empty(1, q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
-        sums = q.new_empty(q.shape[:3], dtype=torch.float32)
-        every_k, every_v = _for_each_query_head(q, k, v)
-        for part in layout:
-            mine = q[:, :, part.own]
-            here, logsumexp = _flash(mine, every_k[:, :, part.own], every_v[:, :, part.own], 0.0, True, scale=scale)
-            if part.shared:
-                whole, whole_sum = _flash(mine, every_k[:, :, part.before], every_v[:, :, part.before], 0.0, False, scale=scale)
-                joint = torch.logaddexp(logsumexp, whole_sum)
-                share = (logsumexp - joint).exp_()[..., None]
-                here, logsumexp = torch.lerp(whole.float(), here.float(), share), joint
-            out[:, :, part.own], sums[:, :, part.own] = here, logsumexp
-        ctx.save_for_backward(q, k, v, out, sums)
-        return out.transpose(1, 2)
+        ctx.save_for_backward(q, k, v)
+        (heads, tokens, width), key_heads = q.shape[1:], k.shape[1]
+        groups = heads // key_heads
+        out = q.new_empty(tokens, key_heads, groups, width)
+        rows, queries = out.permute(1, 2, 0, 3), q[0].unflatten(0, (key_heads, groups))
+        with _products_in(q.dtype):
+            for part in layout:
+                keys, values = part.seen(k[0]), part.seen(v[0])
+                for tile in tiles(part, key_heads, groups):
+                    mine = queries[tile.heads, :, tile.queries].flatten(1, 2)
+                    shares = _probabilities(mine, keys[tile.heads, : tile.keys], scale, groups)
+                    rows[tile.heads, :, tile.queries] = torch.bmm(shares, values[tile.heads, : tile.keys]).unflatten(1, (groups, -1))
+        return out.view(1, tokens, heads, width)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, sums = ctx.saved_tensors
-        gradient = gradients[0].transpose(1, 2)
-        every_k, every_v = _for_each_query_head(q, k, v)
-        dq, dk, dv = (torch.zeros(t.shape, dtype=torch.float32) for t in (q, every_k, every_v))
-        for part in ctx.layout:
-            own = part.own
-            # with the joint output and log-sum-exp each half's gradients are those of the whole
-            for keys, causal in part.seen():
-                taken = (gradient[:, :, own], q[:, :, own], every_k[:, :, keys], every_v[:, :, keys], out[:, :, own], sums[:, :, own])
-                found = _flash_backward(*taken, 0.0, causal, scale=ctx.scale)
-                dq[:, :, own] += found[0]
-                dk[:, :, keys] += found[1]
-                dv[:, :, keys] += found[2]
-        dk, dv = (t.view(*k.shape[:2], -1, *k.shape[2:]).sum(2) for t in (dk, dv))
-        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
-
-
-def _for_each_query_head(q: Tensor, *keys: Tensor) -> tuple[Tensor, ...]:
-    groups = q.shape[1] // keys[0].shape[1]
-    return keys if groups == 1 else tuple(t.repeat_interleave(groups, 1) for t in keys)
+        q, k, v = ctx.saved_tensors
+        (heads, tokens, width), key_heads = q.shape[1:], k.shape[1]
+        groups = heads // key_heads
+        gradient, queries = (t.unflatten(0, (key_heads, groups)) for t in (gradients[0][0].transpose(0, 1), q[0]))
+        dq = torch.empty_like(queries)
+        dk, dv = (torch.zeros(key_heads, tokens, width) for _ in range(2))
+        with _products_in(q.dtype):
+            for part in ctx.layout:
+                keys, values = part.seen(k[0]), part.seen(v[0])
+                of_keys, of_values = (torch.zeros(t.shape) for t in (keys, values))
+                for tile in tiles(part, key_heads, groups):
+                    mine, told = (t[tile.heads, :, tile.queries].flatten(1, 2) for t in (queries, gradient))
+                    seen = (tile.heads, slice(tile.keys))
+                    shares = _probabilities(mine, keys[seen], ctx.scale, groups)
+                    of_values[seen] += torch.bmm(shares.transpose(1, 2), told)
+                    of_shares = torch.bmm(told, values[seen].transpose(1, 2))
+                    of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+                    dq[tile.heads, :, tile.queries] = torch.bmm(of_scores, keys[seen]).unflatten(1, (groups, -1)) * ctx.scale
+                    of_keys[seen] += torch.bmm(of_scores.transpose(1, 2), mine)
+                for found, whole in ((of_keys, dk), (of_values, dv)):
+                    whole[:, part.before] += found[:, : part.shared]
+                    whole[:, part.own] += found[:, part.shared :]
+        return dq.view(q.shape), dk.mul_(ctx.scale).to(k.dtype)[None], dv.to(v.dtype)[None], None, None
 
 
 attend_on_cpu: Any = _OnCpu.apply

@@ -7,7 +7,7 @@ a real token, so no attention mask is needed and attention takes its fast path.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,17 +20,20 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def head_at(head: nn.Module, keep: Tensor | tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Let the head see only the positions of keep, a mask [rows, positions] or their indices; its output becomes [n, vocabulary]."""
+def head_at(head: nn.Module, keep: Tensor | tuple[Tensor, Tensor], read: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+    """Let the head see only the positions of keep, a mask [rows, positions] or their indices; its output becomes [n, vocabulary].
+
+    `read` makes the output of these logits, for models that do nothing more to them: what a model returns, accelerate copies to float32.
+    """
 
     def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][keep], *args[1:])
 
-    hook = head.register_forward_pre_hook(pick)
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(head.register_forward_pre_hook(pick).remove)
+        if read:
+            hooks.callback(head.register_forward_hook(lambda _module, _args, logits: read(logits)).remove)
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -43,12 +46,10 @@ def only_at(module: nn.Module, keep: Tensor, positions: int) -> Iterator[None]:
     def put_back(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         return output.new_zeros(output.shape[0], positions, output.shape[2]).index_copy(1, keep, output)
 
-    hooks = module.register_forward_pre_hook(pick), module.register_forward_hook(put_back)
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(module.register_forward_pre_hook(pick).remove)
+        hooks.callback(module.register_forward_hook(put_back).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def logps_at_targets(model: nn.Module, head: nn.Module, ids: Tensor, mask: Tensor, score: Score = target_logps) -> tuple[Tensor, Tensor]:

@@ -140,10 +140,11 @@ def shared_logps(model: nn.Module, plain: Any, inputs: dict[str, Tensor], score:
     """Return the log-probability (or other score) of each target and its row's number. `plain`: the model without what wraps it."""
     layout = [Part(*part) for part in inputs["layout"].tolist()]
     with ExitStack() as hooks:
-        hooks.enter_context(head_at(plain.get_output_embeddings(), (torch.zeros_like(inputs["at"]), inputs["at"])))
+        places = torch.zeros_like(inputs["at"]), inputs["at"]
+        hooks.enter_context(head_at(plain.get_output_embeddings(), places, lambda logits: score(logits, inputs["wanted"])))
         if not plain.is_activation_checkpointing:  # which computes layers once more, when the hooks are gone
             last = plain.get_decoder().layers[-1]
             for module in (last.self_attn.o_proj, last.mlp):
                 hooks.enter_context(only_at(module, inputs["needed"], inputs["input_ids"].shape[1]))
-        logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, layout=layout).logits
-    return score(logits, inputs["wanted"]), inputs["rows"]
+        scores = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, layout=layout).logits
+    return scores, inputs["rows"]
