@@ -64,14 +64,14 @@ def _probabilities(queries: Tensor, keys: Tensor, scale: float, groups: int) -> 
     """Softmax of the scores of queries [heads, groups x block, width], the block being the last of keys [heads, tokens, width]."""
     block = queries.shape[1] // groups
     scores = torch.bmm(queries.float() * scale, keys.float().transpose(1, 2))
-    scores.unflatten(1, (groups, block))[..., -block:] += torch.full((block, block), -torch.inf).triu_(1)
+    torch.unflatten(scores, 1, (groups, block))[..., -block:] += torch.full((block, block), -torch.inf).triu_(1)
     return scores.softmax(-1).to(queries.dtype)
 
 
 @contextmanager
 def _products_in(dtype: torch.dtype) -> Iterator[None]:
     """Let products of float32 tensors round their inputs to bfloat16 where that is what was given: scores keep float32's digits."""
-    products = torch.backends.mkldnn.matmul
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
     products.fp32_precision = "bf16" if dtype == torch.bfloat16 else before
     try:
@@ -90,14 +90,14 @@ class _OnCpu(torch.autograd.Function):
         (heads, tokens, width), key_heads = q.shape[1:], k.shape[1]
         groups = heads // key_heads
         out = q.new_empty(tokens, key_heads, groups, width)
-        rows, queries = out.permute(1, 2, 0, 3), q[0].unflatten(0, (key_heads, groups))
+        rows, queries = out.permute(1, 2, 0, 3), torch.unflatten(q[0], 0, (key_heads, groups))
         with _products_in(q.dtype):
             for part in layout:
                 keys, values = part.seen(k[0]), part.seen(v[0])
                 for tile in tiles(part, key_heads, groups):
                     mine = queries[tile.heads, :, tile.queries].flatten(1, 2)
                     shares = _probabilities(mine, keys[tile.heads, : tile.keys], scale, groups)
-                    rows[tile.heads, :, tile.queries] = torch.bmm(shares, values[tile.heads, : tile.keys]).unflatten(1, (groups, -1))
+                    rows[tile.heads, :, tile.queries] = torch.unflatten(torch.bmm(shares, values[tile.heads, : tile.keys]), 1, (groups, -1))
         return out.view(1, tokens, heads, width)
 
     @staticmethod
@@ -105,7 +105,7 @@ class _OnCpu(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         (heads, tokens, width), key_heads = q.shape[1:], k.shape[1]
         groups = heads // key_heads
-        gradient, queries = (t.unflatten(0, (key_heads, groups)) for t in (gradients[0][0].transpose(0, 1), q[0]))
+        gradient, queries = (torch.unflatten(t, 0, (key_heads, groups)) for t in (gradients[0][0].transpose(0, 1), q[0]))
         dq = torch.empty_like(queries)
         dk, dv = (torch.zeros(key_heads, tokens, width) for _ in range(2))
         with _products_in(q.dtype):
@@ -119,7 +119,7 @@ class _OnCpu(torch.autograd.Function):
                     of_values[seen] += torch.bmm(shares.transpose(1, 2), told)
                     of_shares = torch.bmm(told, values[seen].transpose(1, 2))
                     of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-                    dq[tile.heads, :, tile.queries] = torch.bmm(of_scores, keys[seen]).unflatten(1, (groups, -1)) * ctx.scale
+                    dq[tile.heads, :, tile.queries] = torch.unflatten(torch.bmm(of_scores, keys[seen]), 1, (groups, -1)) * ctx.scale
                     of_keys[seen] += torch.bmm(of_scores.transpose(1, 2), mine)
                 for found, whole in ((of_keys, dk), (of_values, dv)):
                     whole[:, part.before] += found[:, : part.shared]
