@@ -15,7 +15,7 @@ from torch import Tensor
 
 #: Queries of a tile: the larger, the longer the rows of its products, but the more of its triangle is computed for nothing.
 QUERIES = 128
-#: Numbers in a tile, at which it takes fewer heads at once: some megabytes, which a processor's cache holds.
+#: Numbers in a tile, beyond which it takes fewer heads at once: a megabyte of float32, about what a core's cache holds.
 TILE = 1 << 18
 
 
