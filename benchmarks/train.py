@@ -216,7 +216,9 @@ def main() -> int:
     # a method that is not measured now keeps the figures it has, if they are complete: older files know no products
     result: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() and len(arguments.measure) == 1 else {"methods": {}}
     result["methods"] = {
-        method: kept for method, kept in result["methods"].items() if all("products_cpu_s" in here for here in kept["environments"].values())
+        method: kept
+        for method, kept in result["methods"].items()
+        if all("products_cpu_s" in here for here in kept["environments"].values())
     }
     result |= {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread",
