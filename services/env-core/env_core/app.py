@@ -90,8 +90,8 @@ def create_app(environment: Environment, settings: Settings) -> FastAPI:
     describe(app, BODIES)
     if settings.token is not None:
         app.add_middleware(RequireToken, token=settings.token, metrics=metrics)
-    app.add_middleware(LimitBody)
     app.add_middleware(SameOrigin, metrics=metrics)
+    app.add_middleware(LimitBody)
     app.add_middleware(RequestIds)  # the last one added is the first to be passed
     return app
 

@@ -16,6 +16,7 @@ from env_core.errors import ServiceError
 from env_core.metrics import Metrics
 from env_core.protocol import MAX_BODY_BYTES
 
+MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
 OPEN_PATHS = frozenset({"/health"})
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -46,7 +47,11 @@ class RequestIds:
 
 
 class LimitBody:
-    """Refuses a body over MAX_BODY_BYTES: by its declared length, else when so much has come."""
+    """Refuses a body over MAX_BODY_BYTES: by its declared length, else when so much has come.
+
+    No reply ends before the caller's body has been read, up to MAX_DISCARDED_BYTES more: the server closes a connection
+    of ``Connection: close`` at the end of the reply, and a caller that still writes would see a broken pipe, not the reply.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,18 +61,32 @@ class LimitBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
         left = MAX_BODY_BYTES - (int(declared) if declared.isdecimal() and len(declared) < 20 else 0)
+        # A caller that waits for leave to send (curl, from 1 MiB on) takes a refusal for an answer: to read would be the leave.
+        more = "expect" not in headers
 
         async def receive_limited() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= 0 if declared else len(message.get("body", b""))
+            nonlocal left, more
+            if left >= 0:
+                message = await receive()
+                more = message.get("more_body", False)
+                left -= 0 if declared else len(message.get("body", b""))
             if left < 0:
                 raise HTTPException(413, f"its body is over {MAX_BODY_BYTES} bytes")
             return message
 
-        await self._app(scope, receive_limited, send)
+        async def send_after_body(message: Message) -> None:
+            nonlocal more
+            discarded = 0
+            while more and message["type"] == "http.response.start" and discarded <= MAX_DISCARDED_BYTES:
+                part = await receive()
+                more = part.get("more_body", False)
+                discarded += len(part.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive_limited, send_after_body)
 
 
 class SameOrigin:

@@ -1,6 +1,7 @@
 """No input gives a 500 or disturbs a neighbour."""
 
 import json
+import socket
 
 import httpx
 import pytest
@@ -95,6 +96,38 @@ def test_bad_json_is_refused(client, begin, step, raw):
 
 def test_a_huge_body_without_a_declared_length_is_refused(client):
     assert refusal(client.post("/step", content=(b"x" * 65536 for _ in range(64)))) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/step", {}, 413),
+        ("/nope", {}, 404),
+        ("/step", {"Origin": "http://elsewhere"}, 403),
+    ],
+)
+def test_no_reply_ends_before_a_slow_caller_has_sent_its_body(client, path, headers, status):
+    # The reply ends the connection. Did it come first, the second half would meet a closed one.
+    half = b"a" * 1_000_000
+    address = client.base_url
+    named = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {2 * len(half)}\r\n{named}\r\n"
+    with socket.create_connection((address.host, address.port), timeout=10) as caller:
+        caller.sendall(head.encode() + half)
+        caller.settimeout(0.3)
+        with pytest.raises(TimeoutError):  # nothing has come yet: neither the reply nor the end
+            caller.recv(1)
+        caller.settimeout(10)
+        caller.sendall(half)
+        assert caller.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_a_caller_that_asks_before_it_sends_is_refused_at_once(client):
+    address = client.base_url
+    head = "POST /step HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n"
+    with socket.create_connection((address.host, address.port), timeout=10) as caller:
+        caller.sendall(head.encode())
+        assert caller.recv(12) == b"HTTP/1.1 413"
 
 
 @pytest.mark.parametrize("path", ["/state", "/state?session_id=nope", "/state?session_id=%ff%00", "/tasks/%ed%a0%80/expert"])
