@@ -6,7 +6,8 @@ bfloat16 where the inputs are), which torch's flash kernel for CPUs does not rea
 probabilities anew. As slices of the graph, each part's gradients would be laid into tensors of the whole row and added up.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 #: Queries of a tile: the larger, the longer the rows of its products, but the more of its triangle is computed for nothing.
 QUERIES = 128
-#: Numbers in a tile, beyond which it takes fewer heads at once: a megabyte of float32, about what a core's cache holds.
-TILE = 1 << 18
+#: Numbers in a tile, beyond which it takes fewer heads at once (4 MB of float32): larger ones are no faster, smaller ones cost more calls.
+TILE = 1 << 20
 
 
 class Part(NamedTuple):
@@ -38,8 +39,8 @@ class Part(NamedTuple):
         return slice(self.beginning, self.beginning + self.shared)
 
     def seen(self, of: Tensor) -> Tensor:
-        """Take what its tokens see of [heads, tokens, width]."""
-        return torch.cat([of[:, self.before], of[:, self.own]], 1) if self.shared else of[:, self.own]
+        """Take what its tokens see of [heads, tokens, width], laid out so that products need no copy."""
+        return torch.cat([of[:, self.before], of[:, self.own]], 1) if self.shared else of[:, self.own].contiguous()
 
 
 class Tile(NamedTuple):
@@ -60,12 +61,38 @@ def tiles(part: Part, key_heads: int, groups: int) -> Iterator[Tile]:
             yield Tile(slice(head, head + heads), slice(part.start + first, part.start + first + size), keys)
 
 
-def _probabilities(queries: Tensor, keys: Tensor, scale: float, groups: int) -> Tensor:
-    """Softmax of the scores of queries [heads, groups x block, width], the block being the last of keys [heads, tokens, width]."""
-    block = queries.shape[1] // groups
-    scores = torch.bmm(queries.float() * scale, keys.float().transpose(1, 2))
-    torch.unflatten(scores, 1, (groups, block))[..., -block:] += torch.full((block, block), -torch.inf).triu_(1)
-    return scores.softmax(-1).to(queries.dtype)
+class _Scratch:
+    """Memory of a row's tiles, one after the other in the same place.
+
+    What is given back to the system comes again page by page, which may cost as much as what is computed in it (docs/training.md).
+    """
+
+    def __init__(self, layout: list[Part], key_heads: int, groups: int, dtype: torch.dtype) -> None:
+        size = max(
+            groups * len(range(key_heads)[tile.heads]) * (tile.queries.stop - tile.queries.start) * tile.keys
+            for part in layout
+            for tile in tiles(part, key_heads, groups)
+        )
+        self._scores = torch.empty(size)
+        self._shares, self._gradient = (torch.empty(size, dtype=dtype) for _ in range(2))
+
+    def probabilities(self, queries: Tensor, keys: Tensor, scale: float, groups: int) -> Tensor:
+        """Softmax of the scores of queries [heads, groups x block, width], the block being the last of keys [heads, tokens, width]."""
+        shape = (*queries.shape[:2], keys.shape[1])
+        block = queries.shape[1] // groups
+        scores = torch.bmm(queries.float() * scale, keys.float().transpose(1, 2), out=_view(self._scores, shape))
+        torch.unflatten(scores, 1, (groups, block))[..., -block:] += torch.full((block, block), -torch.inf).triu_(1)
+        return _view(self._shares, shape).copy_(torch.softmax(scores, -1, out=scores))
+
+    def of_scores(self, told: Tensor, values: Tensor, shares: Tensor) -> Tensor:
+        """Gradient of the scores whose softmax is `shares`, from that of their sum of values [heads, groups x block, width]."""
+        gradient = torch.bmm(told, values.transpose(1, 2), out=_view(self._gradient, shares.shape))
+        return torch.ops.aten._softmax_backward_data.out(gradient, shares, -1, shares.dtype, grad_input=gradient)  # type: ignore[no-any-return]
+
+
+def _view(memory: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first numbers of some memory as a tensor."""
+    return memory[: math.prod(shape)].view(shape)
 
 
 @contextmanager
@@ -91,12 +118,13 @@ class _OnCpu(torch.autograd.Function):
         groups = heads // key_heads
         out = q.new_empty(tokens, key_heads, groups, width)
         rows, queries = out.permute(1, 2, 0, 3), torch.unflatten(q[0], 0, (key_heads, groups))
+        scratch = _Scratch(layout, key_heads, groups, q.dtype)
         with _products_in(q.dtype):
             for part in layout:
                 keys, values = part.seen(k[0]), part.seen(v[0])
                 for tile in tiles(part, key_heads, groups):
                     mine = queries[tile.heads, :, tile.queries].flatten(1, 2)
-                    shares = _probabilities(mine, keys[tile.heads, : tile.keys], scale, groups)
+                    shares = scratch.probabilities(mine, keys[tile.heads, : tile.keys], scale, groups)
                     rows[tile.heads, :, tile.queries] = torch.unflatten(torch.bmm(shares, values[tile.heads, : tile.keys]), 1, (groups, -1))
         return out.view(1, tokens, heads, width)
 
@@ -108,6 +136,7 @@ class _OnCpu(torch.autograd.Function):
         gradient, queries = (torch.unflatten(t, 0, (key_heads, groups)) for t in (gradients[0][0].transpose(0, 1), q[0]))
         dq = torch.empty_like(queries)
         dk, dv = (torch.zeros(key_heads, tokens, width) for _ in range(2))
+        scratch = _Scratch(ctx.layout, key_heads, groups, q.dtype)
         with _products_in(q.dtype):
             for part in ctx.layout:
                 keys, values = part.seen(k[0]), part.seen(v[0])
@@ -115,10 +144,9 @@ class _OnCpu(torch.autograd.Function):
                 for tile in tiles(part, key_heads, groups):
                     mine, told = (t[tile.heads, :, tile.queries].flatten(1, 2) for t in (queries, gradient))
                     seen = (tile.heads, slice(tile.keys))
-                    shares = _probabilities(mine, keys[seen], ctx.scale, groups)
+                    shares = scratch.probabilities(mine, keys[seen], ctx.scale, groups)
                     of_values[seen] += torch.bmm(shares.transpose(1, 2), told)
-                    of_shares = torch.bmm(told, values[seen].transpose(1, 2))
-                    of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+                    of_scores = scratch.of_scores(told, values[seen], shares)
                     dq[tile.heads, :, tile.queries] = torch.unflatten(torch.bmm(of_scores, keys[seen]), 1, (groups, -1)) * ctx.scale
                     of_keys[seen] += torch.bmm(of_scores.transpose(1, 2), mine)
                 for found, whole in ((of_keys, dk), (of_values, dv)):

@@ -36,11 +36,16 @@ def target_logps(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _TargetLogps(torch.autograd.Function):
-    """Rows are taken some at a time, forwards and backwards: no float32 copy of all logits is made, and none of their softmax is kept."""
+    """Rows are taken some at a time, in the same memory: no float32 copy of all logits is made, and none of their softmax is kept."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        logsumexp = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, _rows_at_once(logits))])
+        rows = _rows_at_once(logits)
+        memory, logsumexp = _memory(logits, rows), torch.empty(len(logits), device=logits.device)
+        for part, into in zip(torch.split(logits, rows), torch.split(logsumexp, rows), strict=True):
+            most = part.amax(-1, keepdim=True)
+            shares = torch.sub(part, most, out=memory[: len(part)]).exp_()
+            into.copy_(shares.sum(-1).log_().add_(most[:, 0]))
         ctx.save_for_backward(logits, targets, logsumexp)
         return logits.gather(1, targets[:, None])[:, 0].float() - logsumexp
 
@@ -48,12 +53,17 @@ class _TargetLogps(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, logsumexp = ctx.saved_tensors
         found, rows = torch.empty_like(logits), _rows_at_once(logits)
+        memory = _memory(logits, rows)
         for part, into, sums, target, gradient in zip(
             *(torch.split(t, rows) for t in (logits, found, logsumexp, targets, gradients[0])), strict=True
         ):
-            descent = (part.float() - sums[:, None]).exp_().mul_(-gradient[:, None])
+            descent = torch.sub(part, sums[:, None], out=memory[: len(part)]).exp_().mul_(-gradient[:, None])
             into.copy_(descent.scatter_add_(1, target[:, None], gradient[:, None]))
         return found, None
+
+
+def _memory(logits: Tensor, rows: int) -> Tensor:
+    return torch.empty(min(rows, len(logits)), logits.shape[1], device=logits.device)
 
 
 def _rows_at_once(logits: Tensor) -> int:
