@@ -72,8 +72,47 @@ def test_seeds_that_were_played_on_different_machines_are_counted_together(tmp_p
     assert sft["difference"][0] == pytest.approx(-0.15)
     assert sft["by_seed"] == pytest.approx([-0.1, -0.2])
     assert (more["arm"], more["trained"]) == ("sft-more", [{"moved": [1.0, -1.0]}] * 2)
-    assert "| sft-more (the control) | 0.500" in markdown(found)
+    assert "| sft-more | 0.500" in markdown(found)
     assert summary(study, [0, 1, 2], against="sft")["arms"][1]["difference"][0] == pytest.approx(0.15)
+
+
+def test_the_page_shows_what_is_kept_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from outcomes import Outcome
+    from study import Study, publish
+
+    (tmp_path / "results").mkdir()
+    study = Study("alfworld", tmp_path / "runs", tmp_path / "results")
+    for arm, seeds in (("sft", (0, 1)), ("rft", (1,))):
+        for seed in seeds:
+            study.kept(seed).add(arm, {f"x/{i}": Outcome("x", float(i < 5), i < 5, 10, 1, 2) for i in range(20)}, {"trained": {}})
+    arms = "".join(f"\n| {arm} | an arm | ? | kept |" for arm in ("sft", "rft", "step"))
+    blocks = {"success": f"| arm | what | alfworld | sciworld |\n|---|---|---|---|{arms}", "alfworld to sft": "old", "sciworld": "kept"}
+    marked = "between".join(f"<!-- table: {name} -->\n\n{was}\n\n<!-- end -->" for name, was in blocks.items())
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n\n{marked}after")
+    publish(study, tmp_path / "results")
+    publish(study, tmp_path / "results")  # nothing is added when it is written once more
+    success, differences, other = page.read_text().split("between")
+    assert success.startswith("before\n\n<!-- table: success -->\n\n| arm | what | alfworld, n = 2 x 20 | sciworld |\n")
+    assert "| sft | an arm | 25.0 % [10.0 %, 45.0 %] | kept |" in success
+    assert "%] (1 of 2 seeds) | kept |" in success
+    assert "| step | an arm | not played | kept |" in success
+    assert "old" not in differences
+    assert "| rft | 0.250 [0.100, 0.450] | 25.0 % [11.2 %, 46.9 %] | +0.000 [+0.000, +0.000] |" in differences
+    assert other == "<!-- table: sciworld -->\n\nkept\n\n<!-- end -->after"
+
+
+@pytest.mark.parametrize("name", ["alfworld", "sciworld"])
+def test_the_tables_of_the_docs_are_those_of_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    from page import laid_in
+    from study import Study, summary
+
+    study = Study(name, tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"<!-- table: {name} -->" in page
+    assert laid_in(page, name, lambda against: summary(study, study.plan["seeds"], against)) == page
 
 
 def test_outcomes_of_other_tasks_or_of_another_seed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

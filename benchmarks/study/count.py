@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.statistics import TIE, PairedDifference, bootstrap_mean, paired_difference, wilson
 from outcomes import Seeded
 
-SCORED = ("arm", "score", "success", "difference to the control", "by seed", "p", "wins, ties, losses")
+SCORED = ("arm", "score", "success", "difference", "by seed", "p", "wins, ties, losses")
 BEHAVED = ("steps", "invalid turns", "repeated turns", "Δ chosen, rejected")
 
 #: Draws of signs for p, which is therefore never below 1e-4.
@@ -93,19 +93,22 @@ def _p_of_worlds(played: Seeded, control: Seeded, world: World) -> float | None:
     return (1 + as_large) / (1 + FLIPS)
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """The table of a summary. Δ: nats that each side of a pair has gained in training, mean of the last step's pairs and of the seeds."""
-    columns = (*SCORED, *BEHAVED)
+def markdown(found: Mapping[str, Any], brief: bool = False) -> str:
+    """The table of a summary; a brief one has neither splits nor turns.
+
+    Δ: nats that each side of a pair has gained in training, mean of the last step's pairs and of the seeds.
+    """
+    columns = [f"difference to {found['control']}" if c == "difference" else c for c in (*SCORED, *(() if brief else BEHAVED))]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in found["arms"]:
-        lines.append(f"| {arm['arm']}{' (the control)' if arm['arm'] == found['control'] else ''} | {_cells(arm)} | {_behaviour(arm)} |")
-        lines += [f"| · {split} | {_cells(part)} | | | | |" for split, part in arm["splits"].items()]
+        lines.append(f"| {arm['arm']} | {_cells(arm)} |{'' if brief else f' {_behaviour(arm)} |'}")
+        if not brief:
+            lines += [f"| · {split} | {_cells(part)} |{' |' * len(BEHAVED)}" for split, part in arm["splits"].items()]
     return "\n".join(lines) + "\n"
 
 
 def _cells(part: Mapping[str, Any]) -> str:
-    score, success = "{:.3f} [{:.3f}, {:.3f}]".format(*part["score"]), "{:.1%} [{:.1%}, {:.1%}]".format(*part["success"])
-    cells = [score, success.replace("%", " %")]
+    cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*part["score"]), percent(part["success"])]
     if "difference" in part:
         cells += [
             signed("{:+.3f} [{:+.3f}, {:+.3f}]", part["difference"]),
@@ -114,6 +117,11 @@ def _cells(part: Mapping[str, Any]) -> str:
             "{}, {}, {}".format(*part["wins_ties_losses"]),
         ]
     return " | ".join(cells + [""] * (len(SCORED) - 1 - len(cells)))
+
+
+def percent(part: Sequence[float]) -> str:
+    """A share and its interval."""
+    return "{:.1%} [{:.1%}, {:.1%}]".format(*part).replace("%", " %")
 
 
 def _behaviour(arm: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@
 NAME.yaml beside this file says what is compared. Every arm is an ordinary `eto run --from BASE:STAGE` under runs/study-NAME, so it can be
 looked at with `eto ui --runs runs/study-NAME`; a study that was cut off goes on where it was when it is started again. How each test
 episode ended is kept in docs/results/NAME-sSEED.jsonl, which is committed: what stands there is not played again, so seeds can be played
-on different machines. `--summary` counts what is there. Prints the table of docs/results.md; writes benchmarks/out/study-NAME.json, and to
-docs/results NAME.svg and NAME-training.svg (of the first seed).
+on different machines. `--summary` counts what is there. Prints a table and writes benchmarks/out/study-NAME.json, of the given seeds;
+of all seeds, the study's tables in docs/results.md, and docs/results/NAME.svg and NAME-training.svg (of the first seed).
 
 An arm with `choose` is run once for each choice with the first seed, and evaluated on dev; the best mean score there (the earlier of
 equals) is what all seeds then play on test. Differences are to the control, on the same tasks and seeds; intervals by bootstrap over tasks.
@@ -27,6 +27,7 @@ from count import markdown, row, world_of
 from figure import draw, draw_training
 from orchestrator.records import Episode
 from outcomes import Kept, Seeded, outcome_of
+from page import laid_in
 
 from orchestrator import jsonl
 
@@ -211,6 +212,20 @@ def summary(study: Study, seeds: list[int], against: str | None = None) -> dict[
     return {"study": study.name, "control": control, "seeds": [k.seed for k in kept if k.arms], "dev": dev, "arms": rows}
 
 
+def publish(study: Study, results: Path = RESULTS) -> None:
+    """Write figures and tables of all that is kept of a study."""
+
+    def found(against: str | None = None) -> dict[str, Any]:
+        return summary(study, study.plan["seeds"], against)
+
+    whole = found()
+    if whole["arms"]:
+        (results / f"{study.name}.svg").write_text(draw(whole))
+        (results / f"{study.name}-training.svg").write_text(draw_training(whole))
+        page = results.with_suffix(".md")
+        page.write_text(laid_in(page.read_text(encoding="utf-8"), study.name, found), encoding="utf-8")
+
+
 def main() -> None:
     """Run the study, or what is left of it, and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,9 +255,7 @@ def main() -> None:
     out = ROOT / "benchmarks" / "out" / f"study-{study.name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
-    if found["arms"]:
-        (RESULTS / f"{study.name}.svg").write_text(draw(found))
-        (RESULTS / f"{study.name}-training.svg").write_text(draw_training(found))
+    publish(study)
     print(f"\n{study.name}: test tasks; differences to {found['control']} on the same tasks and seeds; 95 % intervals\n\n{markdown(found)}")
 
 
