@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,11 @@ def summary(study: Study, seeds: list[int], against: str | None = None) -> dict[
 def publish(study: Study, results: Path = RESULTS) -> None:
     """Write figures and tables of all that is kept of a study."""
 
-    def found(against: str | None = None) -> dict[str, Any]:
+    @cache
+    def found(against: str | None) -> dict[str, Any]:
         return summary(study, study.plan["seeds"], against)
 
-    whole = found()
+    whole = found(None)
     if whole["arms"]:
         (results / f"{study.name}.svg").write_text(draw(whole))
         (results / f"{study.name}-training.svg").write_text(draw_training(whole))
